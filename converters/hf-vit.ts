@@ -1,0 +1,122 @@
+/** @file transformers' ViT, DINO (a ViT without pooler) and DeiT: old and transformers-5 names, with and without prefix. */
+import type { ModelConfig, PrefixToken, VisionConfig } from "../src/model/config.ts"
+import { architectureOf, imageOf, labelsOf, plainVision, stackOf, type HfDefaults } from "./hf.ts"
+import { module, patchConv, perLayer, prefixOf, unused, type Family, type Rule, type Source } from "./rules.ts"
+
+// transformers models/{vit,deit}/configuration_*.py
+const DEFAULTS: HfDefaults = { hidden_act: "gelu", layer_norm_eps: 1e-12 }
+
+/** What each class returns, and the names of its classifiers. */
+const ARCHITECTURES = {
+  ViTForImageClassification: { outputs: ["logits"], classifier: "classifier", pool: "cls" },
+  DeiTForImageClassification: { outputs: ["logits"], classifier: "classifier", pool: "cls" },
+  DeiTForImageClassificationWithTeacher: {
+    outputs: ["logits", "cls_logits", "distillation_logits"],
+    classifier: "cls_classifier",
+    pool: "distilled",
+  },
+  ViTModel: { outputs: ["last_hidden_state"], classifier: undefined, pool: "cls" },
+  DeiTModel: { outputs: ["last_hidden_state"], classifier: undefined, pool: "cls" },
+} as const
+
+type Architecture = keyof typeof ARCHITECTURES
+
+const of = (type: string) =>
+  (Object.keys(ARCHITECTURES) as Architecture[]).filter(
+    (a) => a.toLowerCase().startsWith(`${type}for`) || a.toLowerCase() === `${type}model`,
+  )
+
+/** Where a block's parts lie: as transformers wrote them until version 4, and as version 5 names them. */
+const GENERATIONS = [
+  {
+    block: "encoder.layer.",
+    q: "attention.attention.query",
+    k: "attention.attention.key",
+    v: "attention.attention.value",
+    out: "attention.output.dense",
+    fc1: "intermediate.dense",
+    fc2: "output.dense",
+  },
+  {
+    block: "layers.",
+    q: "attention.q_proj",
+    k: "attention.k_proj",
+    v: "attention.v_proj",
+    out: "attention.o_proj",
+    fc1: "mlp.fc1",
+    fc2: "mlp.fc2",
+  },
+] as const
+
+const body = (source: Source, type: string) =>
+  prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${type}.`, ""])
+
+export const hfVit: Family = {
+  name: "hf-vit",
+  supports: Object.keys(ARCHITECTURES),
+  claims: (c) => ["vit", "deit"].includes(c.string("model_type", "")),
+
+  read(c, source): ModelConfig {
+    const type = c.string("model_type")
+    const b = body(source, type)
+    const hasPooler = source.has(`${b}pooler.dense.weight`)
+    const known = of(type)
+    const architecture = architectureOf(
+      c,
+      known,
+      known.find((a) => a.endsWith("Model"))!,
+    )
+    const { outputs, classifier, pool } = ARCHITECTURES[architecture]
+    const labels = classifier ? labelsOf(c, source, `${classifier}.weight`) : []
+    // The config does not say whether a base model was saved with its pooler; DINO's were not.
+    const pooled = !classifier && hasPooler
+    const prefix: PrefixToken[] = [{ name: "cls", count: 1 }]
+    if (type === "deit") prefix.push({ name: "dist", count: 1 })
+    const vision: VisionConfig = {
+      ...plainVision,
+      ...stackOf(c, DEFAULTS),
+      ...imageOf(c, {}),
+      prefix,
+      pool,
+      pooler: pooled ? c.activation("pooler_act", "tanh") : undefined,
+      nClasses: labels.length,
+      outputs: pooled ? [...outputs, "pooler_output"] : outputs,
+    }
+    return { family: "hf-vit", architecture, vision, text: undefined, dual: undefined, labels }
+  },
+
+  table(config, source, reader) {
+    const { vision } = config
+    const b = body(source, reader.string("model_type"))
+    const g = GENERATIONS.find(({ block, q }) => source.has(`${b}${block}0.${q}.weight`)) ?? GENERATIONS[0]
+    const rules: [string, Rule][] = [
+      [`${b}embeddings.cls_token`, "embed.cls"],
+      [`${b}embeddings.distillation_token`, "embed.dist"],
+      [`${b}embeddings.position_embeddings`, "embed.pos"],
+      ...patchConv(`${b}embeddings.patch_embeddings.projection`, config),
+      ...perLayer(vision.nLayers, (i) => {
+        const at = `${b}${g.block}${i}.`
+        const to = `blocks.${i}.`
+        return [
+          ...module(`${at}layernorm_before`, `${to}ln1`),
+          ...module(`${at}${g.q}`, `${to}attn.q`),
+          ...module(`${at}${g.k}`, `${to}attn.k`),
+          ...module(`${at}${g.v}`, `${to}attn.v`),
+          ...module(`${at}${g.out}`, `${to}attn.out`),
+          ...module(`${at}layernorm_after`, `${to}ln2`),
+          ...module(`${at}${g.fc1}`, `${to}mlp.in`),
+          ...module(`${at}${g.fc2}`, `${to}mlp.out`),
+        ]
+      }),
+      ...module(`${b}layernorm`, "ln_final"),
+      ...module("classifier", "head"),
+      ...module("cls_classifier", "head"),
+      ...module("distillation_classifier", "head_dist"),
+    ]
+    const pooler: [string, Rule][] = vision.pooler
+      ? module(`${b}pooler.dense`, "pooler")
+      : // A classifier never reads the pooler that some checkpoints carry along.
+        module(`${b}pooler.dense`, "").map(([name]) => [name, unused])
+    return new Map([...rules, ...pooler, [`${b}embeddings.mask_token`, unused]])
+  },
+}

@@ -1,0 +1,70 @@
+/** @file Dimensions: a known size, a name bound when the graph runs ("batch"), or a product of both ("197*batch"). */
+import { fail } from "../errors.ts"
+
+export type Dim = number | string
+export type Shape = readonly Dim[]
+
+/** A dimension taken apart: `197*batch` is the factor 197 and the symbols [batch]. */
+interface Factors {
+  readonly factor: number
+  readonly symbols: readonly string[]
+}
+
+const factors = (d: Dim): Factors => {
+  if (typeof d === "number") return { factor: d, symbols: [] }
+  const parts = d.split("*")
+  const known = /^\d+$/.test(parts[0]!)
+  return { factor: known ? Number(parts[0]) : 1, symbols: known ? parts.slice(1) : parts }
+}
+
+const join = ({ factor, symbols }: Factors): Dim => {
+  if (!symbols.length || factor === 0) return factor
+  const sorted = [...symbols].sort().join("*")
+  return factor === 1 ? sorted : `${factor}*${sorted}`
+}
+
+/** The product of dimensions in canonical form: factor first, symbols sorted, so that equal products are equal strings. */
+export function product(dims: Shape): Dim {
+  const all = dims.map(factors)
+  return join({ factor: all.reduce((n, f) => n * f.factor, 1), symbols: all.flatMap((f) => f.symbols) })
+}
+
+/** a / b where it is exact, else undefined. */
+export function quotient(a: Dim, b: Dim): Dim | undefined {
+  const [x, y] = [factors(a), factors(b)]
+  if (y.factor === 0 || x.factor % y.factor) return undefined
+  const rest = [...x.symbols]
+  for (const symbol of y.symbols) {
+    const at = rest.indexOf(symbol)
+    if (at < 0) return undefined
+    rest.splice(at, 1)
+  }
+  return join({ factor: x.factor / y.factor, symbols: rest })
+}
+
+/** The symbols in a dimension, each once. */
+export const symbolsOf = (d: Dim): string[] => [...new Set(factors(d).symbols)]
+
+export const knownSize = (d: Dim): number | undefined => (typeof d === "number" ? d : undefined)
+
+/** The number a dimension stands for once its symbols are bound. */
+export function bind(d: Dim, symbols: ReadonlyMap<string, number>): number {
+  const { factor, symbols: names } = factors(d)
+  return names.reduce((n, name) => {
+    const value = symbols.get(name)
+    return n * (value ?? fail("E_INPUT", `dimension "${name}" of ${d} is not bound by any input`))
+  }, factor)
+}
+
+/** numpy's rule: aligned from the right, equal or 1. Undefined where the shapes do not fit. */
+export function broadcast(a: Shape, b: Shape): Shape | undefined {
+  const rank = Math.max(a.length, b.length)
+  const out: Dim[] = []
+  for (let i = 0; i < rank; i++) {
+    const x = a[a.length - rank + i] ?? 1
+    const y = b[b.length - rank + i] ?? 1
+    if (x !== y && x !== 1 && y !== 1) return undefined
+    out.push(x === 1 ? y : x)
+  }
+  return out
+}

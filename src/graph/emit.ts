@@ -1,0 +1,316 @@
+/** @file Writes the part of a graph between chosen inputs and outputs as an ONNX model. */
+import { fail } from "../errors.ts"
+import { dataType, encodeModel, type Attribute, type Model, type Node, type Port } from "../onnx/model.ts"
+import { int64, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { symbolsOf, type Dim, type Shape } from "./dims.ts"
+import { is, toposort, type Op, type Value } from "./value.ts"
+
+export type Values = Readonly<Record<string, Value>>
+
+/** Where an output is found: in the model's output `port`, or given back from the input of that name. */
+export interface OutputPort {
+  readonly port: string
+  readonly fed: boolean
+  readonly shape: Shape
+}
+
+export interface Emitted {
+  readonly bytes: Uint8Array
+  /** The inputs that the outputs truly need. */
+  readonly inputs: readonly string[]
+  readonly outputs: ReadonlyMap<string, OutputPort>
+}
+
+export interface EmitOptions {
+  /** The external location written for a weight's file; without it weights that lie in files are refused. */
+  readonly locate?: (file: string) => string
+  /** Give each output a port of its own name and exact shape, as a model for others needs. Otherwise a value
+   * is put out as it is computed and its shape given afterwards: a Reshape before an output is a copy. */
+  readonly named?: boolean
+  readonly metadata?: Readonly<Record<string, string>>
+}
+
+/**
+ * The graph between `inputs` and `outputs` as ONNX bytes.
+ *
+ * Whatever is listed in `inputs` is fed when the model runs, be it a leaf, a weight or the middle of the
+ * network; what only they need is not written. Names bound by an input's shape ("batch") are dimensions that
+ * the model reads from that input.
+ */
+export function emit(inputs: Values, outputs: Values, options: EmitOptions = {}): Emitted {
+  const e = new Emission(inputs, options)
+  const roots = new Map(Object.entries(outputs).map(([name, v]) => [name, options.named ? v : e.root(v)]))
+  for (const v of toposort(roots.values(), e.stop)) e.value(v)
+
+  const ports = new Map<string, OutputPort>()
+  const written = new Map<string, Port>()
+  for (const [name, v] of roots) {
+    const shape = outputs[name]!.shape
+    const fed = e.fedAs(v)
+    if (fed !== undefined && !options.named) {
+      ports.set(name, { port: fed, fed: true, shape })
+      continue
+    }
+    const port = e.outputName(v, options.named ? name : undefined)
+    written.set(port, { name: port, dtype: v.dtype, shape: v.shape })
+    ports.set(name, { port, fed: false, shape })
+  }
+  const model: Model = {
+    nodes: e.nodes,
+    inputs: e.inputPorts(),
+    outputs: [...written.values()],
+    initializers: e.initializers,
+    ...(options.metadata && { metadata: options.metadata }),
+  }
+  return { bytes: encodeModel(model), inputs: model.inputs.map((p) => p.name), outputs: ports }
+}
+
+/** How one op is written: nodes made with `w`; the name of the result is `out`. */
+type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => void
+interface Rule<O extends Op> {
+  readonly lower: Lowering<O>
+  /** The result has the bytes of its first input. */
+  readonly view?: true
+}
+
+interface Writing {
+  node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): void
+  /** Output number `index` of the node that all ops of one `key` share. */
+  shared(
+    key: string,
+    index: number,
+    op: string,
+    ins: readonly string[],
+    out: string,
+    attrs: Record<string, Attribute>,
+  ): void
+  ints(values: readonly number[]): string
+  /** An int64 vector of dimensions, computed from the inputs' shapes where they are names. */
+  dims(shape: Shape, like?: Shape): string
+  initializer(name: string, tensor: Tensor | StoredTensor): void
+}
+
+const plain =
+  (op: string, domain?: string) =>
+  (w: Writing, _: Value, ins: readonly string[], out: string): void =>
+    w.node(op, ins, out, {}, domain)
+
+const norm =
+  (index: number): Lowering<"LayerNorm" | "LayerNormInvStd"> =>
+  (w, v, ins, out) => {
+    const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
+    w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
+  }
+
+const CONTRIB = "com.microsoft"
+
+const rules: { [O in Op]: Rule<O> } = {
+  Input: { lower: (_, v) => fail("E_INPUT", `the outputs need the input "${v.attrs.name}", which is not fed`) },
+  Param: {
+    lower: (w, { attrs: { name, tensor } }, _, out) =>
+      w.initializer(out, tensor ?? fail("E_INPUT", `the weight "${name}" has no values and is not fed`)),
+  },
+  Constant: { lower: (w, v, _, out) => w.initializer(out, v.attrs.tensor) },
+  Add: { lower: plain("Add") },
+  Sub: { lower: plain("Sub") },
+  Mul: { lower: plain("Mul") },
+  Div: { lower: plain("Div") },
+  Neg: { lower: plain("Neg") },
+  Exp: { lower: plain("Exp") },
+  Log: { lower: plain("Log") },
+  Sqrt: { lower: plain("Sqrt") },
+  Erf: { lower: plain("Erf") },
+  Tanh: { lower: plain("Tanh") },
+  Sigmoid: { lower: plain("Sigmoid") },
+  Relu: { lower: plain("Relu") },
+  Gelu: {
+    lower: (w, v, ins, out) => w.node(v.attrs.approximate === "tanh" ? "FastGelu" : "Gelu", ins, out, {}, CONTRIB),
+  },
+  QuickGelu: { lower: (w, v, ins, out) => w.node("QuickGelu", ins, out, { alpha: { float: v.attrs.alpha } }, CONTRIB) },
+  Softmax: { lower: (w, _, ins, out) => w.node("Softmax", ins, out, { axis: -1 }) },
+  LogSoftmax: { lower: (w, _, ins, out) => w.node("LogSoftmax", ins, out, { axis: -1 }) },
+  LayerNorm: { lower: norm(0) },
+  LayerNormInvStd: { lower: norm(2) },
+  MatMul: { lower: plain("MatMul") },
+  Gemm: { lower: (w, v, ins, out) => w.node("Gemm", ins, out, v.attrs.transposed ? { transB: 1 } : {}) },
+  Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
+  Reshape: {
+    view: true,
+    lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, v.inputs[0]!.shape)], out),
+  },
+  Expand: { lower: (w, v, [x], out) => w.node("Expand", [x!, w.dims(v.shape)], out) },
+  Concat: { lower: (w, v, ins, out) => w.node("Concat", ins, out, { axis: v.attrs.axis }) },
+  Slice: {
+    lower: (w, { attrs: { axis, start, end } }, [x], out) =>
+      w.node("Slice", [x!, w.ints([start]), w.dims([end]), w.ints([axis])], out),
+  },
+  Gather: { lower: (w, _, ins, out) => w.node("Gather", ins, out, { axis: 0 }) },
+  ReduceSum: {
+    lower: (w, { attrs: { axes, keepdims } }, [x], out) =>
+      w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) }),
+  },
+  ReduceMean: {
+    lower: (w, { attrs: { axes, keepdims } }, ins, out) =>
+      w.node("ReduceMean", ins, out, { axes, keepdims: Number(keepdims) }),
+  },
+  ArgMax: { lower: (w, _, ins, out) => w.node("ArgMax", ins, out, { axis: -1, keepdims: 0 }) },
+  Equal: { lower: plain("Equal") },
+  Cast: { lower: (w, v, ins, out) => w.node("Cast", ins, out, { to: dataType(v.attrs.to) }) },
+}
+
+interface OpenNode extends Node {
+  readonly outputs: string[]
+}
+
+class Emission implements Writing {
+  readonly nodes: OpenNode[] = []
+  readonly initializers = new Map<string, Tensor | StoredTensor>()
+  readonly stop: ReadonlySet<Value>
+  readonly #names = new Map<Value, string>()
+  readonly #inputs: Values
+  readonly #used = new Set<string>()
+  readonly #taken: Set<string>
+  readonly #shared = new Map<string, OpenNode>()
+  readonly #constants = new Map<string, string>()
+  readonly #options: EmitOptions
+
+  constructor(inputs: Values, options: EmitOptions) {
+    this.#inputs = inputs
+    this.#options = options
+    this.#taken = new Set(Object.keys(inputs))
+    this.stop = new Set(Object.values(inputs))
+    for (const [name, v] of Object.entries(inputs)) this.#names.set(v, name)
+  }
+
+  /** The value whose bytes `v` has: behind reshapes, up to what is fed. */
+  root(v: Value): Value {
+    let root = v
+    while (rules[root.op].view && !this.stop.has(root)) root = root.inputs[0]!
+    return root
+  }
+
+  fedAs(v: Value): string | undefined {
+    return this.stop.has(v) ? this.#use(this.#names.get(v)!) : undefined
+  }
+
+  inputPorts(): Port[] {
+    return Object.entries(this.#inputs)
+      .filter(([name]) => this.#used.has(name))
+      .map(([name, v]) => ({ name, dtype: v.dtype, shape: v.shape }))
+  }
+
+  value(v: Value): void {
+    if (this.#names.has(v)) return
+    const ins = v.inputs.map((x) => this.#use(this.#names.get(x)!))
+    const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
+    const out = this.#unique(wanted)
+    this.#names.set(v, out)
+    const rule = rules[v.op] as Rule<Op>
+    rule.lower(this, v as Value<never>, ins, out)
+  }
+
+  /** The name `v` is put out under: its own, or `name` by one more node, also where `v` is a weight. */
+  outputName(v: Value, name: string | undefined): string {
+    const own = this.#use(this.#names.get(v)!)
+    if (name === undefined && !this.initializers.has(own)) return own
+    const out = this.#unique(name ?? `${own}:out`)
+    this.node("Identity", [own], out)
+    return out
+  }
+
+  node(op: string, ins: readonly string[], out: string, attrs: Record<string, Attribute> = {}, domain?: string): void {
+    this.nodes.push({ op, inputs: ins, outputs: [out], attrs, ...(domain && { domain }) })
+  }
+
+  shared(
+    key: string,
+    index: number,
+    op: string,
+    ins: readonly string[],
+    out: string,
+    attrs: Record<string, Attribute>,
+  ): void {
+    let node = this.#shared.get(`${op}:${key}`)
+    if (!node) {
+      node = { op, inputs: ins, outputs: [this.#unique(`${out}:0`)], attrs }
+      this.#shared.set(`${op}:${key}`, node)
+      this.nodes.push(node)
+    }
+    while (node.outputs.length <= index) node.outputs.push("")
+    node.outputs[index] = out
+  }
+
+  ints(values: readonly number[]): string {
+    return this.#constant(`ints_${values.join("_")}`, () => int64([values.length], values))
+  }
+
+  dims(shape: Shape, like: Shape = []): string {
+    // One unknown dimension is what is left over (-1); one that stands where it stood is 0 in a Reshape.
+    const open = shape.flatMap((d, i) => (typeof d === "string" ? [i] : []))
+    if (!open.length) return this.ints(shape as number[])
+    const kept = open.filter((i) => shape[i] === like[i])
+    const rest = open.filter((i) => shape[i] !== like[i])
+    if (like.length && rest.length <= 1) {
+      return this.ints(shape.map((d, i) => (rest.includes(i) ? -1 : kept.includes(i) ? 0 : (d as number))))
+    }
+    return this.#joined(
+      shape.map((d) => (typeof d === "number" ? this.ints([d]) : this.#dim(d))),
+      shape,
+    )
+  }
+
+  initializer(name: string, tensor: Tensor | StoredTensor): void {
+    if ("data" in tensor) {
+      this.initializers.set(name, tensor)
+      return
+    }
+    const { locate } = this.#options
+    if (!locate) fail("E_INPUT", `the weight "${name}" lies in ${tensor.file}, and no location was given for it`)
+    this.initializers.set(name, { ...tensor, file: locate(tensor.file) })
+  }
+
+  /** A symbolic dimension as int64 [1]: the product of its symbols, each read from the shape of an input. */
+  #dim(d: Dim): string {
+    const symbols = symbolsOf(d)
+    const [first, ...rest] = symbols
+    if (rest.length || first !== d)
+      return fail("E_INPUT", `dimension ${d} is a product and cannot be read from one input`)
+    return this.#memo(`dim_${first}`, (out) => {
+      const source = Object.entries(this.#inputs).find(([, v]) => v.shape.includes(first))
+      if (!source) return fail("E_INPUT", `dimension "${first}" is not bound by any input`)
+      const at = source[1].shape.indexOf(first)
+      this.node("Shape", [this.#use(source[0])], out, { start: at, end: at + 1 })
+    })
+  }
+
+  #joined(parts: readonly string[], shape: Shape): string {
+    if (parts.length === 1) return parts[0]!
+    return this.#memo(`shape_${shape.join("_")}`, (out) => this.node("Concat", parts, out, { axis: 0 }))
+  }
+
+  #memo(key: string, write: (out: string) => void): string {
+    const known = this.#constants.get(key)
+    if (known) return known
+    const out = this.#unique(key)
+    this.#constants.set(key, out)
+    write(out)
+    return out
+  }
+
+  #constant(key: string, make: () => Tensor): string {
+    return this.#memo(key, (out) => this.initializers.set(out, make()))
+  }
+
+  #use(name: string): string {
+    this.#used.add(name)
+    return name
+  }
+
+  /** Names of hooks, weights and nodes share one space in ONNX. */
+  #unique(name: string): string {
+    let free = name
+    for (let i = 1; this.#taken.has(free); i++) free = `${name}~${i}`
+    this.#taken.add(free)
+    return free
+  }
+}

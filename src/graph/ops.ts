@@ -1,0 +1,167 @@
+/** @file How values are made: each function checks its shapes, so that a mistake points at the line that made it. */
+import { fail } from "../errors.ts"
+import { float32, show, type DType, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { broadcast, product, type Dim, type Shape } from "./dims.ts"
+import { is, Value } from "./value.ts"
+
+export const input = (name: string, shape: Shape, dtype: DType = "float32"): Value =>
+  new Value("Input", [], { name }, shape, dtype)
+
+export const param = (name: string, shape: readonly number[], tensor?: Tensor | StoredTensor): Value =>
+  new Value("Param", [], { name, tensor }, shape, tensor?.dtype)
+
+export const constant = (tensor: Tensor): Value => new Value("Constant", [], { tensor }, tensor.shape, tensor.dtype)
+export const scalar = (x: number): Value => constant(float32([], [x]))
+
+export const add = (a: Value, b: Value): Value => binary("Add", a, b)
+export const sub = (a: Value, b: Value): Value => binary("Sub", a, b)
+export const mul = (a: Value, b: Value): Value => binary("Mul", a, b)
+export const div = (a: Value, b: Value): Value => binary("Div", a, b)
+export const equal = (a: Value, b: Value): Value => new Value("Equal", [a, b], {}, fitted("equal", a, b), "bool")
+
+export const neg = (x: Value): Value => new Value("Neg", [x], {}, x.shape)
+export const exp = (x: Value): Value => new Value("Exp", [x], {}, x.shape)
+export const log = (x: Value): Value => new Value("Log", [x], {}, x.shape)
+export const sqrt = (x: Value): Value => new Value("Sqrt", [x], {}, x.shape)
+export const erf = (x: Value): Value => new Value("Erf", [x], {}, x.shape)
+export const tanh = (x: Value): Value => new Value("Tanh", [x], {}, x.shape)
+export const sigmoid = (x: Value): Value => new Value("Sigmoid", [x], {}, x.shape)
+export const relu = (x: Value): Value => new Value("Relu", [x], {}, x.shape)
+export const gelu = (x: Value, approximate: "none" | "tanh" = "none"): Value =>
+  new Value("Gelu", [x], { approximate }, x.shape)
+export const quickGelu = (x: Value): Value => new Value("QuickGelu", [x], { alpha: 1.702 }, x.shape)
+/** Over the last axis. */
+export const softmax = (x: Value): Value => new Value("Softmax", [x], {}, x.shape)
+export const logSoftmax = (x: Value): Value => new Value("LogSoftmax", [x], {}, x.shape)
+
+/** Over the last axis; `w` and `b` [d]. */
+export const layerNorm = (x: Value, w: Value, b: Value, eps: number): Value =>
+  new Value("LayerNorm", normInputs(x, w, b), { eps }, x.shape)
+/** 1 / sqrt(variance + eps) of what `layerNorm` of the same inputs norms: [..., 1]; costs no node of its own. */
+export const layerNormInvStd = (x: Value, w: Value, b: Value, eps: number): Value =>
+  new Value("LayerNormInvStd", normInputs(x, w, b), { eps }, [...x.shape.slice(0, -1), 1])
+
+function normInputs(x: Value, w: Value, b: Value): Value[] {
+  for (const p of [w, b]) {
+    if (p.shape.length !== 1 || p.shape[0] !== x.shape.at(-1)) mismatch("layerNorm", x, p)
+  }
+  return [x, w, b]
+}
+
+/** Batched matrix product with broadcasting, as numpy's. */
+export function matmul(a: Value, b: Value): Value {
+  const [m, k] = a.shape.slice(-2)
+  const [k2, n] = b.shape.slice(-2)
+  if (m === undefined || n === undefined || k !== k2) return mismatch("matmul", a, b)
+  const batch = broadcast(a.shape.slice(0, -2), b.shape.slice(0, -2)) ?? mismatch("matmul", a, b)
+  return new Value("MatMul", [a, b], {}, [...batch, m, n])
+}
+
+/**
+ * x [..., in] times a weight [out, in], plus b [out]: [..., out].
+ *
+ * One Gemm over all leading axes; a weight that is itself a transpose is used as it is stored, since a Transpose
+ * of it would be folded into a private copy when the session is made.
+ */
+export function linear(x: Value, w: Value, b?: Value): Value {
+  const [out, inner] = w.shape
+  const width = x.shape.at(-1)
+  if (w.shape.length !== 2 || out === undefined || inner !== width) return mismatch("linear", x, w)
+  if (b && (b.shape.length !== 1 || b.shape[0] !== out)) mismatch("linear", w, b)
+  const flat = reshape(x, [product(x.shape.slice(0, -1)), width!])
+  const stored = is(w, "Transpose") ? w.inputs[0]! : w
+  const y = new Value("Gemm", b ? [flat, stored, b] : [flat, stored], { transposed: stored === w }, [
+    flat.shape[0]!,
+    out!,
+  ])
+  return reshape(y, [...x.shape.slice(0, -1), out])
+}
+
+export function transpose(x: Value, perm: readonly number[]): Value {
+  if (perm.length !== x.shape.length || new Set(perm).size !== perm.length) {
+    fail("E_INPUT", `transpose: permutation [${perm.join(", ")}] does not fit shape ${show(x.shape)}`)
+  }
+  return new Value(
+    "Transpose",
+    [x],
+    { perm },
+    perm.map((i) => x.shape[i]!),
+    x.dtype,
+  )
+}
+
+/** The same elements in another shape; a reshape of a reshape is one, and one to the same shape is none. */
+export function reshape(x: Value, shape: Shape): Value {
+  if (product(x.shape) !== product(shape)) {
+    fail("E_INPUT", `reshape: ${show(x.shape)} has ${product(x.shape)} elements, ${show(shape)} has ${product(shape)}`)
+  }
+  const source = is(x, "Reshape") ? x.inputs[0]! : x
+  return same(source.shape, shape) ? source : new Value("Reshape", [source], { shape }, shape, x.dtype)
+}
+
+/** Repeat along axes of size 1 (and new leading ones). */
+export function expand(x: Value, shape: Shape): Value {
+  const fits = broadcast(x.shape, shape)
+  if (!fits || !same(fits, shape)) fail("E_INPUT", `expand: ${show(x.shape)} does not expand to ${show(shape)}`)
+  return same(x.shape, shape) ? x : new Value("Expand", [x], { shape }, shape, x.dtype)
+}
+
+export function concat(values: readonly Value[], axis: number): Value {
+  const [first, ...rest] = values
+  if (!first) return fail("E_INPUT", "concat: nothing to join")
+  if (!rest.length) return first
+  const fixed = (v: Value) => v.shape.with(axis, 0)
+  for (const v of rest) if (!same(fixed(first), fixed(v))) mismatch("concat", first, v)
+  const sizes = values.map((v) => v.shape[axis]!)
+  const total = sizes.every((d) => typeof d === "number")
+    ? sizes.reduce((a, b) => a + b, 0)
+    : fail("E_INPUT", `concat: axis ${axis} of ${values.map((v) => show(v.shape)).join(" and ")} has no fixed size`)
+  return new Value("Concat", values, { axis }, first.shape.with(axis, total), first.dtype)
+}
+
+/** Elements start..end along one axis; an `end` that is a name is bound when the graph runs. */
+export function slice(x: Value, axis: number, start: number, end: Dim): Value {
+  const size = x.shape[axis]
+  const inside = typeof end === "string" || typeof size === "string" || (size !== undefined && end <= size)
+  if (size === undefined || start < 0 || !inside || (typeof end === "number" && end < start)) {
+    fail("E_INPUT", `slice: ${start}..${end} is outside axis ${axis} of ${show(x.shape)}`)
+  }
+  if (start === 0 && end === size) return x
+  const length = typeof end === "number" ? end - start : start === 0 ? end : fail("E_INPUT", `slice: ${start}..${end}`)
+  return new Value("Slice", [x], { axis, start, end }, x.shape.with(axis, length), x.dtype)
+}
+
+/** One element along an axis, which is dropped. */
+export const select = (x: Value, axis: number, index: number): Value =>
+  reshape(slice(x, axis, index, index + 1), x.shape.toSpliced(axis, 1))
+
+/** Rows of `table` [n, ...] at `indices`: [...indices.shape, ...]. */
+export const gather = (table: Value, indices: Value): Value =>
+  new Value("Gather", [table, indices], {}, [...indices.shape, ...table.shape.slice(1)], table.dtype)
+
+export const sum = (x: Value, axes: readonly number[], keepdims = false): Value =>
+  reduce("ReduceSum", x, axes, keepdims)
+export const mean = (x: Value, axes: readonly number[], keepdims = false): Value =>
+  reduce("ReduceMean", x, axes, keepdims)
+
+/** Index of the first largest element along the last axis, int64. */
+export const argMax = (x: Value): Value => new Value("ArgMax", [x], {}, x.shape.slice(0, -1), "int64")
+
+export const cast = (x: Value, to: DType): Value => (x.dtype === to ? x : new Value("Cast", [x], { to }, x.shape, to))
+
+function reduce(op: "ReduceSum" | "ReduceMean", x: Value, axes: readonly number[], keepdims: boolean): Value {
+  const at = axes.map((a) => (a < 0 ? a + x.shape.length : a))
+  const shape = keepdims ? x.shape.map((d, i) => (at.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !at.includes(i))
+  return new Value(op, [x], { axes: at, keepdims }, shape)
+}
+
+function binary(op: "Add" | "Sub" | "Mul" | "Div", a: Value, b: Value): Value {
+  return new Value(op, [a, b], {}, fitted(op.toLowerCase(), a, b), a.dtype)
+}
+
+const fitted = (op: string, a: Value, b: Value): Shape => broadcast(a.shape, b.shape) ?? mismatch(op, a, b)
+
+const same = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((d, i) => d === b[i])
+
+const mismatch = (op: string, a: Value, b: Value): never =>
+  fail("E_INPUT", `${op}: shapes ${show(a.shape)} and ${show(b.shape)} do not fit`)

@@ -1,0 +1,90 @@
+/** @file The one record of a graph: a value, the op that makes it and the values it is made of. */
+import type { DType, StoredTensor, Tensor } from "../tensor/tensor.ts"
+import type { Dim, Shape } from "./dims.ts"
+
+/** What each op carries besides its inputs. The keys of this table are the ops there are. */
+export interface Attrs {
+  /** Fed when the graph runs. */
+  Input: { readonly name: string }
+  /** A weight: its bytes, or where they lie; undefined while a model is only listed. */
+  Param: { readonly name: string; readonly tensor: Tensor | StoredTensor | undefined }
+  Constant: { readonly tensor: Tensor }
+  Add: {}
+  Sub: {}
+  Mul: {}
+  Div: {}
+  Neg: {}
+  Exp: {}
+  Log: {}
+  Sqrt: {}
+  Erf: {}
+  Tanh: {}
+  Sigmoid: {}
+  Relu: {}
+  /** x * Phi(x); `tanh` is the approximation of arXiv:1606.08415. */
+  Gelu: { readonly approximate: "none" | "tanh" }
+  /** x * sigmoid(alpha * x) */
+  QuickGelu: { readonly alpha: number }
+  Softmax: {}
+  LogSoftmax: {}
+  /** (x - mean) / sqrt(variance + eps) * w + b over the last axis */
+  LayerNorm: { readonly eps: number }
+  /** 1 / sqrt(variance + eps), the third output of the node that LayerNorm of the same inputs becomes */
+  LayerNormInvStd: { readonly eps: number }
+  MatMul: {}
+  /** x W^T + b of a weight stored [out, in] as PyTorch does (`transposed`), or x W + b */
+  Gemm: { readonly transposed: boolean }
+  Transpose: { readonly perm: readonly number[] }
+  Reshape: { readonly shape: Shape }
+  Expand: { readonly shape: Shape }
+  Concat: { readonly axis: number }
+  Slice: { readonly axis: number; readonly start: number; readonly end: Dim }
+  /** Rows of a table [n, ...] at integer indices of any shape */
+  Gather: {}
+  ReduceSum: { readonly axes: readonly number[]; readonly keepdims: boolean }
+  ReduceMean: { readonly axes: readonly number[]; readonly keepdims: boolean }
+  /** Index of the first largest element along the last axis, which is dropped */
+  ArgMax: {}
+  Equal: {}
+  Cast: { readonly to: DType }
+}
+
+export type Op = keyof Attrs
+
+/** One node of the graph. Every op has one output, so a node is its value; it never changes once made. */
+export class Value<O extends Op = Op> {
+  readonly op: O
+  readonly inputs: readonly Value[]
+  readonly attrs: Attrs[O]
+  readonly shape: Shape
+  readonly dtype: DType
+
+  constructor(op: O, inputs: readonly Value[], attrs: Attrs[O], shape: Shape, dtype: DType = "float32") {
+    this.op = op
+    this.inputs = inputs
+    this.attrs = attrs
+    this.shape = shape
+    this.dtype = dtype
+  }
+}
+
+export const is = <O extends Op>(value: Value, op: O): value is Value<O> => value.op === op
+
+/** Every value that `outputs` need, inputs before users, not walking past `stop`. */
+export function toposort(outputs: Iterable<Value>, stop: ReadonlySet<Value> = new Set()): Value[] {
+  const order: Value[] = []
+  const seen = new Set<Value>()
+  const stack = [...outputs].reverse().map((value) => ({ value, ready: false }))
+  while (stack.length) {
+    const { value, ready } = stack.pop()!
+    if (ready) order.push(value)
+    else if (!seen.has(value)) {
+      seen.add(value)
+      stack.push({ value, ready: true })
+      if (!stop.has(value)) {
+        for (let i = value.inputs.length - 1; i >= 0; i--) stack.push({ value: value.inputs[i]!, ready: false })
+      }
+    }
+  }
+  return order
+}

@@ -1,0 +1,12 @@
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+  test: {
+    include: ["test/**/*.test.ts"],
+    pool: "forks",
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    // onnxruntime reads this once, in the main thread, before its first session (docs/decisions.md).
+    env: { ORT_DISABLE_TELEMETRY: "1" },
+  },
+})
