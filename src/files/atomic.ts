@@ -4,7 +4,7 @@ import { createHash, randomBytes } from "node:crypto"
 import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import { basename, dirname, join, relative, resolve } from "node:path"
-import { fail } from "../errors.ts"
+import { fail, PrismaError } from "../errors.ts"
 import { systemCode, writeError } from "./system-errors.ts"
 
 /** What a new file holds: its bytes, its text, or a function that writes them. */
@@ -57,9 +57,9 @@ export async function publishFolder<T>(
     try {
       await mkdir(temp)
       await refuseOlderClaim(target, temp)
-      const result = await fill(temp)
+      const result = await fill(temp).catch((e: unknown) => renamed(e, temp, target))
       await syncTree(temp)
-      await replaceFolder(temp, target)
+      await replaceFolder(temp, target, existing !== undefined)
       return result
     } finally {
       await remove(temp)
@@ -117,6 +117,13 @@ function refuseToReplaceOwnFolder(target: string): void {
   }
 }
 
+/** An error that speaks of the folder in the making, whose name nobody knows, speaks of the target instead. */
+function renamed(error: unknown, temp: string, target: string): never {
+  if (!(error instanceof PrismaError) || !error.message.includes(temp)) throw error
+  const file = error.file?.replace(temp, target) ?? target
+  return fail(error.code, error.message.replaceAll(temp, target), { file, retryable: error.retryable, cause: error })
+}
+
 /** The oldest folder in the making goes on, so that of several that begin together one does. */
 async function refuseOlderClaim(target: string, temp: string): Promise<void> {
   const claims = (await leftovers(dirname(target))).filter((c) => c.target === target && !c.dead && !c.aside)
@@ -146,11 +153,11 @@ async function replaceFile(temp: string, target: string, existed: boolean): Prom
   }
 }
 
-/** Rename to `target`, moving what is there aside first, and back if that fails or cannot be made durable. */
-async function replaceFolder(temp: string, target: string): Promise<void> {
+/** Rename to `target`, moving what is there aside first, and back if that fails or cannot be made durable. What came to be
+ * there meanwhile makes the rename fail. */
+async function replaceFolder(temp: string, target: string, existed: boolean): Promise<void> {
   const old = tempName(target, "old")
-  const moved = (await kindOf(target)) !== undefined
-  if (moved) await rename(target, old)
+  const moved = existed && (await moveIfThere(target, old))
   let placed = false
   try {
     await rename(temp, target)
@@ -158,13 +165,24 @@ async function replaceFolder(temp: string, target: string): Promise<void> {
     await syncFolder(dirname(target))
   } catch (error) {
     if (placed) await rename(target, temp)
-    if (!placed && (await kindOf(target)) !== undefined) {
+    else if ((await kindOf(target)) !== undefined) {
+      if (moved) await remove(old)
       fail("E_LOCKED", `${target}: another process has just written it; look at that, then try again`, busy(target))
     }
     if (moved) await rename(old, target)
     throw error
   }
   if (moved) await remove(old)
+}
+
+async function moveIfThere(from: string, to: string): Promise<boolean> {
+  try {
+    await rename(from, to)
+    return true
+  } catch (error) {
+    if (systemCode(error) === "ENOENT") return false
+    throw error
+  }
 }
 
 async function syncTree(folder: string): Promise<void> {

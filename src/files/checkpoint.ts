@@ -68,7 +68,11 @@ const OPEN: { [F in Format]: (path: string) => Promise<Weights> } = {
  * E_SHARD_MISSING, E_INDEX_MISMATCH, E_DUPLICATE_TENSOR, E_UNSAFE_PATH, E_CACHE_CORRUPT, and those of the files. */
 export async function openCheckpoint(dir: string, { allowPickle = false } = {}): Promise<Checkpoint> {
   const place = await placeOf(dir)
-  const { source, format, ignored } = choose(dir, await readdir(place.folder).catch((e: unknown) => readError(e, dir)), allowPickle)
+  const { source, format, ignored } = choose(
+    dir,
+    await readdir(place.folder).catch((e: unknown) => readError(e, dir)),
+    allowPickle,
+  )
   const warnings = ignored.map((name) => `${dir}: ${name} is there too and was not used; ${source} goes before it`)
   const path = await locate(place, source, "pointer")
   if (!source.endsWith(".index.json")) {

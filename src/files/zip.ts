@@ -1,11 +1,12 @@
 /** @file Zip archives read where they lie (https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT): members are
  * found and checked, never extracted. */
-import { type FileHandle, open, stat } from "node:fs/promises"
+import type { FileHandle } from "node:fs/promises"
 import { promisify } from "node:util"
 import { crc32, inflateRaw } from "node:zlib"
 import { type Entry, fromRandomAccessReader, parseExtraFields, RandomAccessReader, type ZipFile } from "yauzl"
 import { fail, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
+import { readFully, withFile } from "./read.ts"
 import { readError, systemCode } from "./system-errors.ts"
 
 /** `length` bytes at `start` of the file hold the member: as it is (`stored`), or deflated. */
@@ -18,7 +19,7 @@ export interface ZipMember {
   readonly crc: number
 }
 
-/** An archive whose directory has been checked; close it when done. */
+/** An open archive whose directory has been checked. */
 export interface Zip {
   readonly file: string
   readonly size: number
@@ -35,24 +36,20 @@ const WINDOW = 4096 // bytes read at once while listing: 60 directory records
 const CHUNK = 1 << 20
 const MAX_IN_MEMORY = 2 ** 31 // bytes of one member; what Node 20 reads and inflates in one piece
 
-const ENCRYPTED = 0x1
 const LATER_SIZES = 0x8 // CRC and sizes follow the data, the local header has zeros
+const KNOWN_FLAGS = 0x80e // effort of deflate, LATER_SIZES, UTF-8 names; the others encrypt or patch
 const IN_ZIP64 = 0xffff_ffff
 
-/** Open `file` and check its whole directory: every member lies in the file, overlaps no other, says the same in both
- * of its headers and is neither encrypted nor a deflate bomb. Throws E_NOT_A_FILE, E_IO, E_ZIP. */
-export async function openZip(file: string): Promise<Zip> {
-  const handle = await openFile(file)
-  try {
-    const { size } = await handle.stat()
-    return { file, size, members: await list(handle, file, size), handle }
-  } catch (error) {
-    await handle.close()
-    return refuse(error, file)
-  }
-}
+const ADVICE = "the file is damaged or forged: download it again"
 
-export const closeZip = (zip: Zip): Promise<void> => zip.handle.close()
+/** Call `work` with the archive `file`, after a check of its whole directory: every member lies in the file, overlaps
+ * no other, says the same in both of its headers and is neither encrypted nor a deflate bomb.
+ * Throws E_NOT_A_FILE, E_IO, E_ZIP, and what `work` throws. */
+export const withZip = <T>(file: string, work: (zip: Zip) => Promise<T>): Promise<T> =>
+  withFile(file, async (handle, size) => {
+    const members = await list(handle, file, size).catch((error: unknown) => refuse(error, file))
+    return work({ file, size, members, handle })
+  })
 
 /** The member's contents, its CRC checked. Throws E_ZIP, E_IO, E_CHANGED_DURING_READ, E_MEMORY_BUDGET. */
 export async function readMember(zip: Zip, member: ZipMember): Promise<Uint8Array> {
@@ -61,7 +58,7 @@ export async function readMember(zip: Zip, member: ZipMember): Promise<Uint8Arra
     fail("E_MEMORY_BUDGET", `${zip.file}: ${text}`, { file: zip.file })
   }
   const raw = new Uint8Array(member.length)
-  await eachChunk(zip, member, raw, () => {})
+  await read(zip, member, raw, 0)
   const data = member.stored ? raw : await inflate(zip, member, raw)
   checkCrc(zip, member, crc32(data))
   return data
@@ -69,27 +66,23 @@ export async function readMember(zip: Zip, member: ZipMember): Promise<Uint8Arra
 
 /** Stream a stored member and check its CRC. Throws as `readMember`. */
 export async function checkMember(zip: Zip, member: ZipMember): Promise<void> {
+  const buffer = new Uint8Array(CHUNK)
   let crc = 0
-  await eachChunk(zip, member, new Uint8Array(Math.min(member.length, CHUNK)), (chunk) => {
+  for (let at = 0; at < member.length; at += CHUNK) {
+    const chunk = buffer.subarray(0, member.length - at)
+    await read(zip, member, chunk, at)
     crc = crc32(chunk, crc)
-  })
-  checkCrc(zip, member, crc)
-}
-
-async function openFile(file: string): Promise<FileHandle> {
-  try {
-    // Asked before opening: opening a pipe would wait for its writer.
-    if (!(await stat(file)).isFile()) fail("E_NOT_A_FILE", `${file}: not a regular file`, { file })
-    return await open(file, "r")
-  } catch (error) {
-    return refuse(error, file)
   }
+  checkCrc(zip, member, crc)
 }
 
 /** Throw what a failed read means: the system's errors are E_IO or E_NOT_A_FILE, yauzl's are E_ZIP. */
 function refuse(error: unknown, file: string): never {
   if (error instanceof PrismaError || systemCode(error) !== undefined) return readError(error, file)
-  return fail("E_ZIP", `${file}: damaged zip: ${error instanceof Error ? error.message : ""}`, { file, cause: error })
+  return fail("E_ZIP", `${file}: zip: ${error instanceof Error ? error.message : ""}; ${ADVICE}`, {
+    file,
+    cause: error,
+  })
 }
 
 /** yauzl's view of the file. Its own reader lets an offset of 2^64 - 1 throw inside a callback, which ends the process;
@@ -131,7 +124,7 @@ const openDirectory = (reader: Reader, size: number): Promise<ZipFile> =>
   })
 
 async function list(handle: FileHandle, file: string, size: number): Promise<Map<string, ZipMember>> {
-  const bad = (message: string): never => fail("E_ZIP", `${file}: ${message}`, { file })
+  const bad = (message: string): never => fail("E_ZIP", `${file}: ${message}; ${ADVICE}`, { file })
   const zip = await openDirectory(new Reader(handle, size), size)
   if (zip.entryCount > MAX_ENTRIES) bad(`zip of ${zip.entryCount} members, at most ${MAX_ENTRIES} are read`)
   const directory = zip.readEntryCursor as unknown as number // @types/yauzl calls it a boolean
@@ -148,7 +141,8 @@ async function list(handle: FileHandle, file: string, size: number): Promise<Map
     const shown = quote(name)
     const { relativeOffsetOfLocalHeader: header, compressedSize, uncompressedSize } = entry
     if (members.has(name)) bad(`zip has two members ${shown}`)
-    if (entry.generalPurposeBitFlag & ENCRYPTED) bad(`zip member ${shown} is encrypted`)
+    const flags = entry.generalPurposeBitFlag & ~KNOWN_FLAGS
+    if (flags !== 0) bad(`zip member ${shown} has flags 0x${flags.toString(16)}: it is encrypted or patched`)
     if (entry.compressionMethod !== 0 && entry.compressionMethod !== 8) {
       bad(`zip member ${shown} has compression method ${entry.compressionMethod}, expected 0 or 8`)
     }
@@ -191,43 +185,29 @@ async function localStart(zip: ZipFile, entry: Entry, shown: string, bad: (m: st
   if (!agree)
     bad(`zip member ${shown} has sizes and CRC ${expected.join()} in the directory, ${got.join()} in its local header`)
   if (!local.fileName.equals(entry.fileNameRaw)) bad(`zip member ${shown} has another name in its local header`)
-  if (local.compressionMethod !== entry.compressionMethod || local.generalPurposeBitFlag & ENCRYPTED) {
+  if (local.compressionMethod !== entry.compressionMethod || local.generalPurposeBitFlag & ~KNOWN_FLAGS) {
     bad(`zip member ${shown} is stored in another way by its local header`)
   }
   return local.fileDataStart
 }
 
-/** Read the member's bytes in file order, `buffer.length` at most at a time. */
-async function eachChunk(
-  zip: Zip,
-  member: ZipMember,
-  buffer: Uint8Array,
-  use: (chunk: Uint8Array) => void,
-): Promise<void> {
-  for (let done = 0; done < member.length;) {
-    // A buffer of the member's size is filled piece by piece, a smaller one again and again.
-    const at = buffer.length === member.length ? done : 0
-    const wanted = Math.min(buffer.length - at, member.length - done, CHUNK)
-    const { bytesRead } = await zip.handle
-      .read(buffer, at, wanted, member.start + done)
-      .catch((error: unknown) => refuse(error, zip.file))
-    if (bytesRead === 0) fail("E_CHANGED_DURING_READ", `${zip.file}: became shorter while read`, { file: zip.file })
-    use(buffer.subarray(at, at + bytesRead))
-    done += bytesRead
-  }
+/** Fill `into` with the member's bytes from `at` on. */
+async function read(zip: Zip, member: ZipMember, into: Uint8Array, at: number): Promise<void> {
+  if ((await readFully(zip.handle, zip.file, into, member.start + at)) === into.length) return
+  fail("E_CHANGED_DURING_READ", `${zip.file}: became shorter while it was read; try again`, { file: zip.file })
 }
 
 async function inflate(zip: Zip, member: ZipMember, raw: Uint8Array): Promise<Uint8Array> {
   const place = { file: zip.file }
   const data = await promisify(inflateRaw)(raw, { maxOutputLength: Math.max(member.size, 1) }).catch((cause: unknown) =>
-    fail("E_ZIP", `${zip.file}: zip member ${quote(member.name)} does not inflate to ${member.size} bytes`, {
+    fail("E_ZIP", `${zip.file}: zip member ${quote(member.name)} does not inflate to ${member.size} bytes; ${ADVICE}`, {
       ...place,
       cause,
     }),
   )
   if (data.length !== member.size) {
     const got = `inflates to ${data.length} bytes, expected ${member.size}`
-    fail("E_ZIP", `${zip.file}: zip member ${quote(member.name)} ${got}`, place)
+    fail("E_ZIP", `${zip.file}: zip member ${quote(member.name)} ${got}; ${ADVICE}`, place)
   }
   // A copy of its own, so that wider views are aligned.
   return data.byteOffset === 0 && data.byteLength === data.buffer.byteLength ? data : new Uint8Array(data)
@@ -236,6 +216,6 @@ async function inflate(zip: Zip, member: ZipMember, raw: Uint8Array): Promise<Ui
 function checkCrc(zip: Zip, member: ZipMember, got: number): void {
   if (got === member.crc) return
   const hex = (n: number): string => n.toString(16).padStart(8, "0")
-  const text = `CRC ${hex(got)}, expected ${hex(member.crc)}; the file is damaged, download it again`
+  const text = `CRC ${hex(got)}, expected ${hex(member.crc)}; ${ADVICE}`
   fail("E_ZIP", `${zip.file}: zip member ${quote(member.name)} has ${text}`, { file: zip.file })
 }

@@ -158,6 +158,13 @@ const rules: { [O in Op]: Rule<O> } = {
   Cast: { lower: (w, v, ins, out) => w.node("Cast", ins, out, { to: dataType(v.attrs.to) }) },
 }
 
+/** The value whose bytes `v` has: behind reshapes, up to what is fed. */
+export function storage(v: Value, stop: ReadonlySet<Value> = new Set()): Value {
+  let root = v
+  while (rules[root.op].view && !stop.has(root)) root = root.inputs[0]!
+  return root
+}
+
 interface OpenNode extends Node {
   readonly outputs: string[]
 }
@@ -182,11 +189,8 @@ class Emission implements Writing {
     for (const [name, v] of Object.entries(inputs)) this.#names.set(v, name)
   }
 
-  /** The value whose bytes `v` has: behind reshapes, up to what is fed. */
   root(v: Value): Value {
-    let root = v
-    while (rules[root.op].view && !this.stop.has(root)) root = root.inputs[0]!
-    return root
+    return storage(v, this.stop)
   }
 
   fedAs(v: Value): string | undefined {

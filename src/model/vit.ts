@@ -8,6 +8,7 @@ import type { Value } from "../graph/value.ts"
 import { float32 } from "../tensor/tensor.ts"
 import { grid, nPatches, nPrefix, type VisionConfig, type VisionOutput } from "./config.ts"
 import { activations, attention, block, dense, mlp, norm } from "./layers.ts"
+import { resamplePositions } from "./resample.ts"
 import type { Scope } from "./scope.ts"
 
 /** Pixels [b, c, H, W] to whatever the checkpoint's library returns; more than that is reached through the hooks. */
@@ -42,7 +43,9 @@ function positionTable(s: Scope, cfg: VisionConfig): Value {
   const { dModel: d } = cfg
   const placed = cfg.positions === "patches" ? [] : cfg.prefix.filter(hasPosition(cfg))
   const before = placed.reduce((n, t) => n + t.count, 0)
-  const table = s.at("embed").param("pos", [before + nPatches(cfg), d])
+  const [gh, gw] = cfg.positionGrid
+  const stored = s.at("embed").param("pos", [before + gh * gw, d])
+  const table = resamplePositions(stored, before, cfg.positionGrid, grid(cfg))
   const unplaced = cfg.positions === "patches" ? 0 : nPrefix(cfg) - before
   const rows = unplaced
     ? concat([slice(table, 0, 0, before), zeros(unplaced, d), slice(table, 0, before, before + nPatches(cfg))], 0)

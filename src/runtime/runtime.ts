@@ -116,6 +116,8 @@ export class Runtime {
       ...session,
       extra: {
         session: {
+          // Threads that go on spinning after a run take a core from the copying of its outputs.
+          force_spinning_stop: "1",
           ...(!prepack && { disable_prepacking: "1" }),
           ...(folder && { model_external_initializers_file_folder_path: folder }),
         },
@@ -233,8 +235,11 @@ function hash(bytes: Uint8Array): string {
   return `${(h >>> 0).toString(16)}:${bytes.length}`
 }
 
-const sameBytes = (a: Uint8Array, b: Uint8Array): boolean =>
-  a.length === b.length && a.every((byte, i) => byte === b[i])
+function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (a.length !== b.length) return false
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false
+  return true
+}
 
 function failed(what: string, cause: unknown): never {
   if (cause instanceof PrismaError) throw cause

@@ -1,56 +1,17 @@
 /** @file The part of Python's pickle that PyTorch writes: a stack machine that calls only what its table of globals
  * allows, and nothing by name (https://github.com/python/cpython/blob/main/Lib/pickletools.py). */
 import { type ErrorCode, fail } from "../errors.ts"
+import {
+  type Callable,
+  emptyDict,
+  isKind,
+  kindOf,
+  type Pickled,
+  type Sequence,
+  type StorageClass,
+  type Tree,
+} from "./pickle-value.ts"
 import { quote } from "./quote.ts"
-import type { DType } from "./tensor.ts"
-
-/** A storage named by the pickle: `length` elements that lie elsewhere. */
-export interface Storage {
-  readonly kind: "storage"
-  readonly key: string
-  readonly dtype: DType
-  readonly length: number
-}
-
-/** A tensor as PyTorch writes it: a strided view that lies inside its storage; all numbers count elements. */
-export interface View {
-  readonly kind: "view"
-  readonly storage: Storage
-  readonly offset: number
-  readonly shape: readonly number[]
-  readonly strides: readonly number[]
-}
-
-/** `depth` and `parts` are those of the whole tree, a shared part counted each time it is met. */
-interface Tree {
-  depth: number
-  parts: number
-}
-
-export interface Dict extends Tree {
-  readonly kind: "dict"
-  readonly ordered: boolean
-  readonly entries: Map<Pickled, Pickled>
-}
-
-export interface Sequence<K extends "list" | "tuple"> extends Tree {
-  readonly kind: K
-  readonly items: Pickled[]
-}
-
-export interface StorageClass {
-  readonly kind: "storage class"
-  readonly dtype: DType
-}
-
-/** What stands here for a Python function. */
-export interface Callable {
-  readonly kind: "function"
-  readonly call: (m: Machine, args: readonly Pickled[]) => Pickled
-}
-
-type Scalar = null | boolean | number | bigint | string
-export type Pickled = Scalar | Dict | Sequence<"list"> | Sequence<"tuple"> | Storage | View | StorageClass | Callable
 
 /** What a pickle may name: globals by their dotted name, and objects that lie outside of it. */
 export interface Allowed {
@@ -89,7 +50,7 @@ export function unpickle(bytes: Uint8Array, file: string, allowed: Allowed): Pic
   for (let count = 0; count < MAX_OPCODES; count++) {
     const code = u8(m)
     if (code === STOP) return finish(m)
-    const run = OPCODES[code] ?? refuse(m, `opcode ${opcodeName(code)} is not allowed in a state dict; ${RESAVE}`)
+    const run = OPCODES[code] ?? refuse(m, `opcode ${opcodeName(code)} is not allowed in a state dict`)
     run(m)
     if (m.stack.length > MAX_STACK) limit(m, `more than ${MAX_STACK} values on the stack`)
   }
@@ -99,13 +60,15 @@ export function unpickle(bytes: Uint8Array, file: string, allowed: Allowed): Pic
 function finish(m: Machine): Pickled {
   const rest = m.bytes.byteLength - m.at
   if (rest > 0) refuse(m, `${rest} bytes after the end of the pickle`)
-  if (m.marks.length > 0 || m.stack.length !== 1) refuse(m, `ends with ${m.stack.length} values, expected 1`)
+  if (m.marks.length > 0 || m.stack.length !== 1) {
+    refuse(m, `ends with ${m.stack.length} values and ${m.marks.length} marks, expected 1 and 0`)
+  }
   return pop(m)
 }
 
-/** Fail, saying where in the pickle. */
-export function failAt(m: Machine, code: ErrorCode, message: string): never {
-  fail(code, `${m.file}: pickle, byte ${m.at}: ${message}`, { file: m.file })
+/** Fail, saying where in the pickle and what to do. */
+export function failAt(m: Machine, code: ErrorCode, message: string, advice = RESAVE): never {
+  fail(code, `${m.file}: pickle, byte ${m.at}: ${message}; ${advice}`, { file: m.file })
 }
 
 export function refuse(m: Machine, message: string): never {
@@ -113,7 +76,7 @@ export function refuse(m: Machine, message: string): never {
 }
 
 function limit(m: Machine, message: string): never {
-  failAt(m, "E_PICKLE_LIMIT", `${message}; ${RESAVE}`)
+  failAt(m, "E_PICKLE_LIMIT", message)
 }
 
 // Reading
@@ -121,7 +84,10 @@ function limit(m: Machine, message: string): never {
 function take(m: Machine, n: number): number {
   const from = m.at
   const left = m.bytes.byteLength - from
-  if (n > left) failAt(m, "E_PICKLE_TRUNCATED", `ends before STOP: ${left} bytes left, expected ${n}`)
+  if (n > left) {
+    const text = `ends before its STOP: ${left} bytes left, expected ${n}`
+    failAt(m, "E_PICKLE_TRUNCATED", text, "it is incomplete: download it again")
+  }
   m.at += n
   return from
 }
@@ -226,15 +192,6 @@ function tuple(m: Machine, n: number): Sequence<"tuple"> {
   return sequence(m, "tuple", items.reverse())
 }
 
-/** An empty dict or OrderedDict. */
-export const emptyDict = (ordered: boolean): Dict => ({
-  kind: "dict",
-  ordered,
-  entries: new Map(),
-  depth: 1,
-  parts: 1,
-})
-
 function append(m: Machine, items: readonly Pickled[]): void {
   const list = top(m, "list")
   for (const item of items) {
@@ -260,7 +217,7 @@ function setItems(m: Machine, items: readonly Pickled[]): void {
 function global(m: Machine): void {
   const name = `${line(m)}.${line(m)}`
   const found = m.allowed.globals.get(name)
-  m.stack.push(found ?? failAt(m, "E_PICKLE_GLOBAL", `global ${shown(name)} is not allowed; ${RESAVE}`))
+  m.stack.push(found ?? failAt(m, "E_PICKLE_GLOBAL", `global ${shown(name)} is not allowed in a state dict`))
 }
 
 /** A name as it is, one with unusual characters quoted so that the message stays one line. Protocol 2 calls the
@@ -284,21 +241,9 @@ function build(m: Machine): void {
   const owner = pop(m)
   const allowed = isKind(owner, "view") || (isKind(owner, "dict") && owner.ordered)
   if (!allowed || !isKind(state, "dict")) {
-    refuse(m, `opcode BUILD sets ${kindOf(state)} on ${kindOf(owner)}, expected a dict on an OrderedDict; ${RESAVE}`)
+    refuse(m, `opcode BUILD sets ${kindOf(state)} on ${kindOf(owner)}, expected a dict on an OrderedDict`)
   }
   m.stack.push(owner)
-}
-
-export function isKind<K extends string>(value: Pickled | undefined, kind: K): value is Extract<Pickled, { kind: K }> {
-  return typeof value === "object" && value !== null && value.kind === kind
-}
-
-/** What a value is, for messages. */
-export function kindOf(value: Pickled | undefined): string {
-  if (value === undefined) return "nothing"
-  if (value === null) return "None"
-  if (typeof value === "object") return value.kind === "view" ? "a tensor" : `a ${value.kind}`
-  return typeof value === "bigint" ? "a number" : `a ${typeof value}`
 }
 
 // Opcodes
@@ -314,7 +259,7 @@ const push =
 const RULES: Record<string, (m: Machine) => void> = {
   "\x80": (m) => {
     const version = u8(m)
-    if (version > 3) refuse(m, `pickle protocol ${version}, expected 2, which torch.save writes; ${RESAVE}`)
+    if (version > 3) refuse(m, `pickle protocol ${version}, expected 2, which torch.save writes`)
   },
   "(": mark,
   "0": pop,

@@ -1,21 +1,17 @@
 /** @file What torch.save writes for a state dict: storages, and tensors as strided views of them
  * (https://github.com/pytorch/pytorch/blob/main/torch/_utils.py, `_rebuild_tensor_v2`). */
 import { fail } from "../errors.ts"
+import { type Allowed, failAt, type Machine, refuse, RESAVE, unpickle } from "./pickle.ts"
 import {
-  type Allowed,
   type Callable,
   type Dict,
   emptyDict,
-  failAt,
   isKind,
   kindOf,
-  type Machine,
   type Pickled,
-  refuse,
   type StorageClass,
-  unpickle,
   type View,
-} from "./pickle.ts"
+} from "./pickle-value.ts"
 import { quote } from "./quote.ts"
 import { type DType, show, size } from "./tensor.ts"
 
@@ -28,11 +24,11 @@ const WRAPPERS = ["state_dict", "model_state_dict", "model"]
  * state_dict, model_state_dict or model. `file` is for messages.
  * Throws E_PICKLE_* and E_STORAGE_BOUNDS. */
 export function readStateDict(bytes: Uint8Array, file: string): Map<string, View> {
-  const bad = (message: string): never => fail("E_PICKLE_STATE_DICT", `${file}: ${message}`, { file })
+  const bad = (message: string): never => fail("E_PICKLE_STATE_DICT", `${file}: ${message}; ${RESAVE}`, { file })
   const root = unpickle(bytes, file, ALLOWED)
   if (!isKind(root, "dict")) return bad(`holds ${kindOf(root)}, expected a state dict (tensors by name)`)
   const wrapped = WRAPPERS.filter((key) => isKind(root.entries.get(key), "dict"))
-  if (wrapped.length > 1) bad(`holds state dicts under ${wrapped.join(" and ")}, expected one; save one of them alone`)
+  if (wrapped.length > 1) bad(`holds state dicts under ${wrapped.join(" and ")}, expected one`)
   const inner = root.entries.get(wrapped[0] ?? "")
   const views = new Map<string, View>()
   for (const [name, value] of (isKind(inner, "dict") ? inner : root).entries) {
@@ -67,7 +63,7 @@ function rebuildTensor(m: Machine, args: readonly Pickled[]): View {
   const end = count === 0 ? offset : last + 1
   if (strides.length !== shape.length || !Number.isSafeInteger(count) || end > storage.length) {
     const view = `shape ${show(shape)}, strides ${show(strides)}, offset ${offset}`
-    failAt(m, "E_STORAGE_BOUNDS", `tensor of ${view} reaches element ${end} of a storage of ${storage.length}`)
+    failAt(m, "E_STORAGE_BOUNDS", `tensor of ${view} does not lie inside its storage of ${storage.length} elements`)
   }
   return { kind: "view", storage, offset, shape, strides }
 }

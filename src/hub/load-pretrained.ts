@@ -1,0 +1,201 @@
+/** @file From a folder or a repo id to a hooked model. */
+import { readdir, realpath } from "node:fs/promises"
+import { join } from "node:path"
+import { convertCheckpoint } from "../../converters/index.ts"
+import { decodeImage, type Image } from "../data/image.ts"
+import { batch, fromHf, fromOpenClip, fromTimm, outputSize, type Preprocessing } from "../data/preprocess.ts"
+import { fail } from "../errors.ts"
+import { openCheckpoint, type Checkpoint } from "../files/checkpoint.ts"
+import { readJson } from "../files/json.ts"
+import { readTensor } from "../files/safetensors-file.ts"
+import { HookedViT, type HookedViTParts } from "../interp/hooked-vit.ts"
+import type { ModelConfig } from "../model/config.ts"
+import { nodeRuntime } from "../runtime/node.ts"
+import type { OrtModule } from "../runtime/ort.ts"
+import type { Runtime, RuntimeOptions } from "../runtime/runtime.ts"
+import type { Tensor } from "../tensor/tensor.ts"
+import { cachedSnapshot, isFolder } from "./cache.ts"
+
+export interface LoadOptions extends RuntimeOptions {
+  /** Branch, tag or commit of a repo; "main". */
+  readonly revision?: string
+  /** The Hub cache to look in; by default the one that the environment names. */
+  readonly cacheDir?: string
+  /** Read PyTorch pickles (.bin, .pth) where there is no safetensors. */
+  readonly allowPickle?: boolean
+  /** Build for another image size in pixels: the position table is resampled as transformers does. */
+  readonly imageSize?: number | readonly [height: number, width: number]
+  /** An onnxruntime module in place of onnxruntime-node. */
+  readonly module?: OrtModule
+  /** A runtime that several models share. */
+  readonly runtime?: Runtime
+}
+
+/** Where a model came from. */
+export interface ModelSource {
+  /** As it was asked for. */
+  readonly name: string
+  readonly folder: string
+  /** "config.json" or "open_clip_config.json". */
+  readonly configFile: string
+  readonly configJson: unknown
+  readonly checkpoint: Checkpoint
+}
+
+/** A model from a checkpoint, with its repo's own preprocessing. */
+export class LoadedViT extends HookedViT {
+  readonly source: ModelSource
+  readonly warnings: readonly string[]
+  readonly #preprocessing: Preprocessing | undefined
+
+  constructor(parts: HookedViTParts, source: ModelSource, preprocessing: Preprocessing | undefined) {
+    super(parts)
+    this.source = source
+    this.warnings = source.checkpoint.warnings
+    this.#preprocessing = preprocessing
+  }
+
+  /** What the repo says is done to images. Error: E_PREPROC where it says nothing, or another size than the model's. */
+  get preprocessing(): Preprocessing {
+    const p = this.#preprocessing
+    if (!p)
+      return fail(
+        "E_PREPROC",
+        `${this.source.folder} has no preprocessor_config.json: images cannot be prepared, feed tensors`,
+      )
+    const [height, width] = this.config.vision.imageSize
+    const got = outputSize({ height, width }, p)
+    if (got.height !== height || got.width !== width) {
+      fail(
+        "E_PREPROC",
+        `${this.source.folder}: preprocessing gives ${got.height}x${got.width} pixels, the model takes ${height}x${width}; load it with imageSize`,
+      )
+    }
+    return p
+  }
+
+  /** Image files (paths), their bytes, or decoded images, as pixel_values [b, c, H, W]. */
+  async images(...sources: readonly (string | Uint8Array | Image)[]): Promise<Tensor<"float32">> {
+    const decoded: Image[] = []
+    for (const s of sources) decoded.push(typeof s === "string" || s instanceof Uint8Array ? await decodeImage(s) : s)
+    return batch(decoded, this.preprocessing)
+  }
+}
+
+/**
+ * Load a vision model: a folder as the Hub lays it out, or a repo id whose snapshot lies in the Hub cache.
+ *
+ * Only headers are read; weights stay in their files, which onnxruntime maps. Errors: E_REPO_ID, E_HUB_NOT_FOUND,
+ * E_CONFIG*, E_UNSUPPORTED_*, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of the files.
+ */
+export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
+  const { allowPickle = false, imageSize, module, runtime, ...session } = options
+  const folder = await folderOf(name, options)
+  const checkpoint = await openCheckpoint(folder, { allowPickle })
+  const configFile = await configOf(folder, checkpoint)
+  const path = join(folder, configFile)
+  const configJson = await readJson(path, CONFIG)
+  const opaque = [...checkpoint.opaque.values()][0]
+  if (opaque) {
+    fail("E_UNSUPPORTED_DTYPE", `the tensor "${opaque.name}" is ${opaque.rawDtype}, which cannot be converted`, {
+      tensor: opaque.name,
+      file: folder,
+    })
+  }
+  const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path)
+  const preprocessing = await preprocessingOf(folder, configJson, config)
+  const parts: HookedViTParts = {
+    config: sized(config, imageSize, preprocessing, path),
+    weights,
+    runtime: runtime ?? nodeRuntime({ ...session, ...(module && { module }) }),
+    read: readTensor,
+  }
+  return new LoadedViT(parts, { name, folder, configFile, configJson, checkpoint }, preprocessing)
+}
+
+// Label lists of 21,843 classes make a config of 2 MB.
+const CONFIG = { limit: 16 * 2 ** 20, malformed: "E_CONFIG", tooLarge: "E_CONFIG_LIMIT" } as const
+const CONFIGS = ["config.json", "open_clip_config.json"] as const
+
+/** A folder goes before a repo id of the same spelling; what is neither is refused by its form. */
+async function folderOf(name: string, { revision, cacheDir }: LoadOptions): Promise<string> {
+  const looksLikePath = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$/.test(name) || name === "."
+  if (await isFolder(name)) {
+    const names = await readdir(name)
+    if (
+      looksLikePath ||
+      names.length === 0 ||
+      names.some((n) => CONFIGS.includes(n as never) || n.endsWith(".safetensors"))
+    )
+      return realpath(name)
+  } else if (looksLikePath) return fail("E_INPUT", `${name}: no such folder`, { file: name })
+  return cachedSnapshot(name, revision, cacheDir)
+}
+
+/** open_clip's weights go with open_clip's config; otherwise config.json goes before it. */
+async function configOf(folder: string, { source }: Checkpoint): Promise<string> {
+  const names = await readdir(folder)
+  const order = source.startsWith("open_clip") ? CONFIGS.toReversed() : CONFIGS
+  const found = order.find((n) => names.includes(n))
+  return (
+    found ??
+    fail("E_CONFIG", `${folder}: holds weights but no ${CONFIGS.join(" or ")}, which says what they are`, {
+      file: folder,
+    })
+  )
+}
+
+const PROCESSORS: Readonly<Record<string, string>> = {
+  "hf-dinov2": "BitImageProcessor",
+  "hf-clip": "CLIPImageProcessor",
+}
+
+async function preprocessingOf(
+  folder: string,
+  json: unknown,
+  { family, vision }: ModelConfig,
+): Promise<Preprocessing | undefined> {
+  const config = json as Readonly<Record<string, unknown>>
+  if (family === "timm") return fromTimm(config["pretrained_cfg"] ?? {}, join(folder, "config.json"))
+  if (family === "open-clip")
+    return fromOpenClip(config["preprocess_cfg"] ?? {}, config["model_cfg"], join(folder, "open_clip_config.json"))
+  const names = await readdir(folder)
+  const found = ["preprocessor_config.json", "processor_config.json"].find((n) => names.includes(n))
+  if (!found) return undefined
+  const path = join(folder, found)
+  const channels = vision.nChannels === 1 || vision.nChannels === 3 ? { channels: vision.nChannels as 1 | 3 } : {}
+  const type = vision.pool === "attention" ? "SiglipImageProcessor" : PROCESSORS[family]
+  return fromHf(await readJson(path, CONFIG), path, { ...channels, ...(type && { type }) })
+}
+
+/** The config at another image size. DINOv2, which resamples its positions itself, follows its preprocessing. */
+function sized(
+  config: ModelConfig,
+  asked: LoadOptions["imageSize"],
+  p: Preprocessing | undefined,
+  file: string,
+): ModelConfig {
+  const { vision } = config
+  const own =
+    config.family === "hf-dinov2" && p
+      ? outputSize({ height: vision.imageSize[0], width: vision.imageSize[1] }, p)
+      : undefined
+  const size = asked ?? (own ? ([own.height, own.width] as const) : vision.imageSize)
+  const [h, w] = typeof size === "number" ? [size, size] : size
+  if (h === vision.imageSize[0] && w === vision.imageSize[1]) return config
+  if (h % vision.patchSize[0] || w % vision.patchSize[1]) {
+    fail(
+      "E_CONFIG",
+      `${file}: image size ${h}x${w} is not a multiple of the patch size ${vision.patchSize.join("x")}`,
+      { file },
+    )
+  }
+  if (config.family === "timm" || config.family === "open-clip") {
+    fail(
+      "E_CONFIG",
+      `${file}: image size ${h}x${w} is not the checkpoint's ${vision.imageSize.join("x")}, and ${config.family} position tables are not resampled`,
+      { file },
+    )
+  }
+  return { ...config, vision: { ...vision, imageSize: [h, w] } }
+}

@@ -1,0 +1,339 @@
+/** @file A model whose every hook can be read, replaced and edited. */
+import { fail } from "../errors.ts"
+import type { Shape } from "../graph/dims.ts"
+import type { Values } from "../graph/emit.ts"
+import { input, slice } from "../graph/ops.ts"
+import { toposort, type Value } from "../graph/value.ts"
+import type { ModelConfig } from "../model/config.ts"
+import { bytesOfShape, listHooks, matchHooks, type HookInfo, type HookNames } from "../model/hooks.ts"
+import { build, inputShapes, type Built } from "../model/model.ts"
+import type { Requests, Weights } from "../model/scope.ts"
+import type { Feeds, Runtime } from "../runtime/runtime.ts"
+import { float32, int64, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { ActivationCache } from "./cache.ts"
+import { outputsOf, type Outputs } from "./outputs.ts"
+import { runStaged, type Cut, type HookFunction } from "./staged.ts"
+import { namedWeight } from "./weights.ts"
+
+/** Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]. */
+export type ModelInput = Tensor | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor }
+
+/** Made part of the graph: called while it is built, perhaps more than once, and must return a value of the same shape. */
+export type Edit = (value: Value, name: string) => Value
+
+/**
+ * What is done to hooks. At one hook a patch comes first, then the edit, then the function. Keys of `edit` and `hooks`
+ * may be globs.
+ */
+export interface Interventions {
+  /** A tensor in place of the hook's value; a first axis of 1 is repeated for every image. */
+  readonly patch?: Readonly<Record<string, Tensor>>
+  /** Traced into the graph: differentiable and exportable. */
+  readonly edit?: Readonly<Record<string, Edit>>
+  /** Plain functions on numbers; the run is cut in two there. */
+  readonly hooks?: Readonly<Record<string, HookFunction>>
+}
+
+/** One token, or those from `start` up to `end`; negative numbers count from the end. */
+export type Positions = number | readonly [start: number, end: number]
+
+export interface RunOptions extends Interventions {
+  /** Names among the model's outputs and hooks; by default all outputs that the inputs allow. */
+  readonly outputs?: readonly string[]
+}
+
+export interface CacheOptions extends Interventions {
+  /** By default every hook that is not made on request only. */
+  readonly names?: HookNames
+  /** Only these blocks' hooks; negative numbers count from the end. */
+  readonly layers?: number | readonly number[]
+  /** Only these tokens of every hook that has a token axis; of scores and patterns, these queries. */
+  readonly positions?: Positions
+  /** Refuse (E_MEMORY_BUDGET) before running what would hold more than this many bytes. */
+  readonly maxBytes?: number
+}
+
+export interface HookedViTParts {
+  readonly config: ModelConfig
+  readonly weights: Weights
+  readonly runtime: Runtime
+  /** Reads a weight that lies in a file. */
+  readonly read?: (stored: StoredTensor) => Promise<Tensor>
+}
+
+export class HookedViT {
+  readonly config: ModelConfig
+  readonly weights: Weights
+  readonly runtime: Runtime
+  /** Every hook, in the order in which the model makes them. */
+  readonly hooks: ReadonlyMap<string, HookInfo>
+  readonly #read: (stored: StoredTensor) => Promise<Tensor>
+
+  constructor({ config, weights, runtime, read }: HookedViTParts) {
+    this.config = config
+    this.weights = weights
+    this.runtime = runtime
+    this.hooks = listHooks(config)
+    this.#read = read ?? ((stored) => fail("E_INPUT", `no reader was given for weights in files (${stored.file})`))
+  }
+
+  /** Number of parameters: elements of all weights. */
+  get nParameters(): number {
+    return [...this.weights.values()].reduce((n, w) => n + size(w.shape), 0)
+  }
+
+  /** The model's outputs, under the names of its library. */
+  async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
+    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, new Set(options.outputs ?? []))
+    const outputs = options.outputs
+      ? this.#named(built, options.outputs)
+      : without(built.outputs, unavailable(built, values))
+    return outputsOf(await runStaged(this.runtime, inputs, outputs, cuts, feeds))
+  }
+
+  /** The model's outputs and `cache`, the values at its hooks after every intervention. */
+  async runWithCache(given: ModelInput, options: CacheOptions = {}): Promise<Outputs & { cache: ActivationCache }> {
+    const asked = this.#cached(options)
+    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, new Set(asked))
+    const missing = unavailable(built, values)
+    const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
+    const symbols = sizesOf(values)
+    this.#checkBudget(names, symbols, options)
+    const cached = Object.fromEntries(names.map((name) => [name, this.#positioned(built, name, options.positions)]))
+    const outputs = without(built.outputs, missing)
+    const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
+    const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks)
+    const returned = Object.fromEntries(Object.keys(outputs).map((name) => [name, got[OUTPUT + name]!]))
+    return Object.assign(outputsOf(returned), { cache })
+  }
+
+  /** Bytes that `runWithCache` with these options will hold for so many images and texts. */
+  cacheBytes(
+    options: CacheOptions & { readonly batch?: number; readonly texts?: number; readonly tokens?: number } = {},
+  ): number {
+    const { batch = 1, texts = 1, tokens = this.config.text?.contextLength ?? 0 } = options
+    const symbols = new Map([
+      ["batch", batch],
+      ["texts", texts],
+      ["tokens", tokens],
+    ])
+    return this.#bytes(this.#cached(options), symbols, options.positions)
+  }
+
+  /**
+   * A weight under TransformerLens' name and in its orientation: `blocks.0.attn.W_Q` [h, d, e], `blocks.0.attn.W_O`
+   * [h, e, d], `blocks.0.mlp.W_in` [d, m], `W_E` [c * p * p, d], `W_pos` [T, d], `W_H` [d, classes], ...; or under our
+   * stored name. Error: E_HOOK with the nearest names.
+   */
+  async weight(name: string): Promise<Tensor<"float32">> {
+    return namedWeight(this.config, this.weights, name, this.#read)
+  }
+
+  /** Give the model's sessions back. */
+  async release(): Promise<void> {
+    await this.runtime.release()
+  }
+
+  #cached({ names, layers }: CacheOptions): string[] {
+    const matched = matchHooks(this.hooks, names ?? (() => true))
+    if (layers === undefined) return matched
+    const wanted = new Set((typeof layers === "number" ? [layers] : layers).map((l) => this.#layer(l)))
+    return matched.filter((name) => wanted.has(Number(/(?:^|\.)blocks\.(\d+)\./.exec(name)?.[1] ?? -1)))
+  }
+
+  #layer(layer: number): number {
+    const n = this.config.vision.nLayers
+    const at = layer < 0 ? layer + n : layer
+    return at >= 0 && at < n ? at : fail("E_HOOK", `layer ${layer} does not exist; the model has layers 0 to ${n - 1}`)
+  }
+
+  #checkBudget(
+    names: readonly string[],
+    symbols: ReadonlyMap<string, number>,
+    { maxBytes, positions }: CacheOptions,
+  ): void {
+    if (maxBytes === undefined) return
+    const bytes = this.#bytes(names, symbols, positions)
+    if (bytes > maxBytes) {
+      fail(
+        "E_MEMORY_BUDGET",
+        `caching ${names.length} hooks would hold ${bytes} bytes, the limit is ${maxBytes}: name fewer hooks, layers or positions, or feed fewer images`,
+      )
+    }
+  }
+
+  #bytes(names: readonly string[], symbols: ReadonlyMap<string, number>, positions: Positions | undefined): number {
+    // A value that two hooks share is held once.
+    const held = new Set<string>()
+    const seen = names.filter((name) => {
+      const { sameAs } = this.hooks.get(name)!
+      return !held.has(sameAs) && held.add(sameAs)
+    })
+    return seen.reduce((n, name) => {
+      const { shape } = this.hooks.get(name)!
+      const axis = tokenAxis(name, shape)
+      if (positions === undefined || axis === undefined || typeof shape[axis] !== "number")
+        return n + bytesOfShape(shape, symbols)
+      const [start, end] = range(positions, shape[axis])
+      return n + bytesOfShape(shape.with(axis, end - start), symbols)
+    }, 0)
+  }
+
+  #named(built: Built, names: readonly string[]): Values {
+    return Object.fromEntries(
+      names.map((name) => {
+        const value = built.outputs[name] ?? built.scope.hooks.get(name)?.value
+        return [name, value ?? this.#unknownOutput(built, name)]
+      }),
+    )
+  }
+
+  #unknownOutput(built: Built, name: string): never {
+    if (this.hooks.has(name)) return fail("E_HOOK", `the hook "${name}" is not part of this run`)
+    matchHooks(this.hooks, name)
+    return fail("E_HOOK", `no output "${name}"; the model has ${Object.keys(built.outputs).join(", ")}`)
+  }
+
+  /** The hook's value, or only some tokens of it. */
+  #positioned(built: Built, name: string, positions: Positions | undefined): Value {
+    const { value } = built.scope.hooks.get(name)!
+    const axis = tokenAxis(name, value.shape)
+    if (positions === undefined || axis === undefined) return value
+    const length = value.shape[axis]!
+    if (typeof length !== "number")
+      return fail("E_INPUT", `positions of "${name}" cannot be chosen: its length is not fixed`)
+    const [start, end] = range(positions, length)
+    return slice(value, axis, start, end)
+  }
+
+  /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
+  #prepare(given: ModelInput, { patch = {}, edit = {}, hooks = {} }: Interventions, reads: ReadonlySet<string>) {
+    const values = this.#inputValues(given)
+    const patched = new Map(Object.entries(patch).map(([name, t]) => [matchHooks(this.hooks, name)[0]!, t]))
+    const edits = this.#spread(edit)
+    for (const [name, fn] of edits) if (this.#isIdentity(name, fn)) edits.delete(name)
+    const functions = this.#spread(hooks)
+    const cuts: Cut[] = []
+    const placeholders: Record<string, Value> = {}
+
+    const requests: Requests = {
+      reads: (name) => reads.has(name),
+      writes: (name) => patched.has(name) || edits.has(name) || functions.has(name),
+      write: (name, computed) => {
+        const replacement = patched.get(name)
+        let value = replacement ? (placeholders[name] = input(name, patchShape(computed.shape, replacement))) : computed
+        const change = edits.get(name)
+        if (change) value = sameShape(name, value, change(value, name))
+        const call = functions.get(name)
+        if (!call) return value
+        const after = input(`${name}:after`, value.shape)
+        cuts.push({ name: `${name}:after`, before: value, after, call: (t) => call(t, name) })
+        return after
+      },
+    }
+    const built = build(this.config, this.weights, requests)
+    const batch = values["pixel_values"]?.shape[0]
+    const fed = [...patched].map(([name, t]) => [name, repeated(name, t, this.hooks.get(name)!.shape, batch)] as const)
+    const inputs = { ...built.inputs, ...placeholders }
+    return { values, feeds: { ...values, ...Object.fromEntries(fed) } as Feeds, built, cuts, inputs }
+  }
+
+  #spread<T>(byPattern: Readonly<Record<string, T>>): Map<string, T> {
+    return new Map(
+      Object.entries(byPattern).flatMap(([pattern, t]) =>
+        matchHooks(this.hooks, pattern).map((name) => [name, t] as const),
+      ),
+    )
+  }
+
+  /** An edit that gives back what it is given needs no opened op: asked with a value that only has the shape. */
+  #isIdentity(name: string, edit: Edit): boolean {
+    const probe = input(name, this.hooks.get(name)!.shape)
+    return edit(probe, name) === probe
+  }
+
+  #inputValues(given: ModelInput): Record<string, Tensor> {
+    const { pixel_values, input_ids } = "data" in given ? { pixel_values: given, input_ids: undefined } : given
+    const wanted = inputShapes(this.config)
+    if (input_ids && !wanted["input_ids"]) fail("E_INPUT", "input_ids were given; this model has no text tower")
+    return {
+      ...(pixel_values && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
+      ...(input_ids && { input_ids: asIds(input_ids, this.config.text!) }),
+    }
+  }
+}
+
+const OUTPUT = "output:"
+const prefixed = (outputs: Values): Values =>
+  Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
+
+function asImages(t: Tensor, wanted: Shape): Tensor {
+  if (t.dtype !== "float32") fail("E_INPUT", `pixel_values must be float32, got ${t.dtype}`)
+  return t.shape.length === wanted.length - 1 ? { ...t, shape: [1, ...t.shape] } : t
+}
+
+/** Ids as int64, from any number type, within the vocabulary and the context. */
+function asIds(t: Tensor, { vocabulary, contextLength }: { vocabulary: number; contextLength: number }): Tensor {
+  if (t.shape.length !== 2) fail("E_INPUT", `input_ids must be [texts, tokens], got ${show(t.shape)}`)
+  if (t.shape[1]! > contextLength)
+    fail("E_INPUT", `input_ids have ${t.shape[1]} tokens, the model takes at most ${contextLength}`)
+  const ids = Array.from(t.data as ArrayLike<number | bigint>, Number)
+  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
+  if (wrong !== undefined) fail("E_INPUT", `input_ids hold ${wrong}; ids are whole numbers from 0 to ${vocabulary - 1}`)
+  return int64(t.shape, ids)
+}
+
+/** How many images, texts and tokens are fed. */
+function sizesOf(values: Readonly<Record<string, Tensor>>): Map<string, number> {
+  const [texts, tokens] = values["input_ids"]?.shape ?? [0, 0]
+  return new Map([
+    ["batch", values["pixel_values"]?.shape[0] ?? 1],
+    ["texts", texts!],
+    ["tokens", tokens!],
+  ])
+}
+
+/** What of the graph cannot be computed because an input was not fed: of a dual encoder, what needs the other tower. */
+function unavailable(built: Built, values: Readonly<Record<string, Tensor>>): ReadonlySet<Value> {
+  const absent = Object.entries(built.inputs).flatMap(([name, v]) => (name in values ? [] : [v]))
+  const out = new Set<Value>(absent)
+  if (!absent.length) return out
+  const ends = [...built.scope.hooks.values()].map((h) => h.value).concat(Object.values(built.outputs))
+  for (const v of toposort(ends)) if (v.inputs.some((x) => out.has(x))) out.add(v)
+  return out
+}
+
+const without = (outputs: Values, missing: ReadonlySet<Value>): Values =>
+  Object.fromEntries(Object.entries(outputs).filter(([, v]) => !missing.has(v)))
+
+/** The axis of tokens; of scores and patterns, that of the queries. */
+function tokenAxis(name: string, shape: Shape): number | undefined {
+  if (name.includes("ln_pooled.") || name.includes("pool.")) return undefined
+  return shape.length === 4 && /hook_(attn_scores|pattern)$/.test(name) ? 2 : shape.length >= 3 ? 1 : undefined
+}
+
+function range(positions: Positions, length: number): [number, number] {
+  const at = (i: number) => (i < 0 ? i + length : i)
+  const [start, end] =
+    typeof positions === "number" ? [at(positions), at(positions) + 1] : [at(positions[0]), at(positions[1])]
+  if (start >= 0 && start < end && end <= length) return [start, end]
+  return fail("E_INPUT", `positions ${String(positions)} are outside the ${length} tokens`)
+}
+
+const sameShape = (name: string, from: Value, to: Value): Value =>
+  String(from.shape) === String(to.shape)
+    ? to
+    : fail("E_INPUT", `the edit at "${name}" returned ${show(to.shape)}, expected ${show(from.shape)}`)
+
+/** The shape of what is fed at a hook: where the hook has one row for all images, a row for each may be given. */
+const patchShape = (hook: Shape, given: Tensor): Shape =>
+  hook[0] === 1 && given.shape[0] !== 1 ? ["batch", ...hook.slice(1)] : hook
+
+function repeated(name: string, given: Tensor, hook: Shape, batch: number | undefined): Tensor {
+  if (given.dtype !== "float32") fail("E_INPUT", `the patch for "${name}" must be float32, got ${given.dtype}`)
+  if (hook[0] !== "batch" || given.shape[0] !== 1 || batch === undefined || batch === 1) return given
+  const one = given.data as Float32Array
+  const all = new Float32Array(one.length * batch)
+  for (let i = 0; i < batch; i++) all.set(one, i * one.length)
+  return float32([batch, ...given.shape.slice(1)], all)
+}
