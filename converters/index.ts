@@ -10,7 +10,8 @@ import { ConfigReader } from "./reader.ts"
 import { convert, unwrapped, type Family, type Source } from "./rules.ts"
 import { timm } from "./timm.ts"
 
-export const FAMILIES: readonly Family[] = [hfVit, hfDinov2, hfClip, timm, openClip]
+// timm before transformers: what is exported from timm names both.
+export const FAMILIES: readonly Family[] = [timm, hfVit, hfDinov2, hfClip, openClip]
 
 const MODEL_TYPES = [
   "vit",

@@ -205,6 +205,15 @@ console.log("code" in error && error.code, (process.memoryUsage.rss() - base) / 
       `${join(other, INDEX)}: total_size is 9, the tensors have 8 bytes`,
     ])
     expect((await openCheckpoint(folder({ s: weights("a"), [INDEX]: index({ a: "s" }, 8) }))).warnings).toEqual([])
+    const f8 = file(
+      `{${entry("f8", "F8_E4M3", "[3]", 0, 3)},"x":{"dtype":"U8","shape":[0],"data_offsets":[3,3],"y":0}}`,
+      3,
+    )
+    const mixed = await openCheckpoint(
+      folder({ s: weights("a"), t: f8, [INDEX]: index({ a: "s", f8: "t", x: "t" }, 11) }),
+    )
+    expect([[...mixed.tensors.keys()], [...mixed.opaque.keys()]]).toEqual([["a", "x"], ["f8"]])
+    expect(mixed.warnings.join()).toMatch(/^[^,]*"y" is not known[^,]*$/)
   })
 })
 

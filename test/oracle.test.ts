@@ -8,7 +8,7 @@ import { build } from "../src/model/model.ts"
 import type { Weight } from "../src/model/scope.ts"
 import { toFloat64 } from "../src/tensor/numbers.ts"
 import { readSafetensors } from "../src/tensor/safetensors.ts"
-import type { Tensor } from "../src/tensor/tensor.ts"
+import { show, type Tensor } from "../src/tensor/tensor.ts"
 import { floats, readSafetensors as readExpected, type Stored } from "./helpers/read-safetensors.ts"
 
 const FIXTURES = new URL("fixtures/reference/", import.meta.url)
@@ -36,11 +36,13 @@ interface Case {
 function load(root: URL, name: string): Case {
   const folder = new URL(`${name}/`, root)
   const file = configOf(folder)!
-  const tensors = readdirSync(folder)
-    .filter((f) => f.endsWith(".safetensors") && f !== "expected.safetensors")
-    .flatMap((f) => [...readSafetensors(readFileSync(new URL(f, folder))).tensors])
+  const source = new Map<string, Tensor>()
+  for (const f of readdirSync(folder)) {
+    if (!f.endsWith(".safetensors") || f === "expected.safetensors") continue
+    for (const [n, t] of readSafetensors(readFileSync(new URL(f, folder))).tensors) source.set(n, t)
+  }
   const json: unknown = JSON.parse(readFileSync(new URL(file, folder), "utf8"))
-  const { config, weights } = convertCheckpoint(json, new Map(tensors), file)
+  const { config, weights } = convertCheckpoint(json, source, file)
   const { tensors: expected } = readExpected(new URL("expected.safetensors", folder))
   const given = (input: string) => {
     const stored = expected.get(`input.${input}`)
@@ -82,7 +84,8 @@ function compare(root: URL, name: string): void {
   const wrong = compared.flatMap(([n, stored]) => {
     const value = got.get(n)
     if (!value) return [`${n} is missing`]
-    if (String(value.shape) !== String(stored.shape)) return [`${n} is ${value.shape}, expected ${stored.shape}`]
+    if (String(value.shape) !== String(stored.shape))
+      return [`${n} is ${show(value.shape)}, expected ${show(stored.shape)}`]
     const wanted = floats(stored)
     const largest = wanted.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
     const at = wanted.findIndex((x, i) => misfit(value.data[i]!, x, largest))
@@ -128,9 +131,9 @@ describe.each(VARIED)("%s", (name) => {
     const [texts = 0, tokens = 0] = one.feeds.input_ids?.shape ?? []
     const sizes = new Map(Object.entries({ batch: one.feeds.pixel_values.shape[0]!, texts, tokens }))
     const values = [...[...scope.hooks].map(([n, { value }]) => [n, value] as const), ...Object.entries(outputs)]
-    const wanted = new Map(values.map(([n, { shape }]) => [n, String(shape.map((d) => sizes.get(`${d}`) ?? d))]))
-    const got = new Map([...all].map(([n, { shape }]) => [n, String(shape)]))
-    expect([...got].sort()).toEqual([...wanted].sort())
+    const wanted = values.map(([n, { shape }]) => `${n} ${show(shape.map((d) => sizes.get(`${d}`) ?? d))}`)
+    const got = [...all].map(([n, { shape }]) => `${n} ${show(shape)}`)
+    expect(got.sort()).toEqual(wanted.sort())
     for (const { shape, data } of all.values()) expect(data.length).toBe(shape.reduce((a, b) => a * b))
   })
 
@@ -182,6 +185,33 @@ describe("what is kept", () => {
         expect(gamma![c]! * sum).toBeCloseTo(out!.data[t * d + c]!, 12)
       }
     }
+  })
+
+  it("holds the residual stream once for each head as what q, k and v may read apart", () => {
+    const stream = all.get("blocks.1.hook_resid_pre")!.data
+    const { nHeads, dModel } = one.config.vision
+    for (const which of ["q", "k", "v"]) {
+      const wrong = all.get(`blocks.1.hook_${which}_input`)!.data.findIndex((x, i) => {
+        const token = Math.floor(i / (nHeads * dModel))
+        return x !== stream[token * dModel + (i % dModel)]
+      })
+      expect([which, wrong]).toEqual([which, -1])
+    }
+    expect(all.get("blocks.1.hook_mlp_in")).toEqual(all.get("blocks.1.hook_resid_mid"))
+  })
+
+  it("takes the last token for a text where the config says so", () => {
+    // The third text alone ends with its largest id.
+    const text = { ...one.config.text!, pool: "last" as const }
+    const last = run({ ...one, config: { ...one.config, text } }).get("text_embeds")!
+    const largest = all.get("text_embeds")!.data
+    const rows = [0, 1, 2].map(
+      (i) => String(last.data.slice(i * 16, i * 16 + 16)) === String(largest.slice(i * 16, i * 16 + 16)),
+    )
+    expect([last.shape, rows]).toEqual([
+      [3, 16],
+      [false, false, true],
+    ])
   })
 
   it("hides later tokens of a text behind the least float32, and from everything before them", () => {

@@ -143,7 +143,7 @@ function processor({ file, values }: Fields, absent: string): Processor {
   const found = PROCESSORS.get(stem)
   if (found !== undefined) return found
   const names = [...PROCESSORS.keys()].map((name) => `${name}ImageProcessor`)
-  return refuse(file, key, `one of ${listed(names)} (nearest: ${listed(nearest(stem, names, 1))})`, type)
+  return refuse(file, key, `one of ${listed(names)} (nearest: ${listed(nearest(stem.slice(0, 99), names, 1))})`, type)
 }
 
 function hfSize(f: Fields, { size, square: both }: Processor): ResizeRule {

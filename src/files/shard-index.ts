@@ -5,8 +5,8 @@ import { quote } from "../tensor/quote.ts"
 import { type JsonRules, readJson } from "./json.ts"
 import { safeRelPath } from "./paths.ts"
 
-/** 8 MB holds the index of a model of 90,000 tensors, and the costliest JSON of that size parses within 256 MiB. */
-const RULES: JsonRules = { limit: 8_000_000, malformed: "E_INDEX", tooLarge: "E_INDEX" }
+/** 5 MB hold the index of 50,000 tensors; the costliest JSON of that size takes 160 MiB while it is parsed. */
+const RULES: JsonRules = { limit: 5_000_000, malformed: "E_INDEX", tooLarge: "E_INDEX" }
 /** The largest published models have a few hundred. */
 const MAX_SHARDS = 1000
 

@@ -27,6 +27,8 @@ export interface EmitOptions {
   /** Give each output a port of its own name and exact shape, as a model for others needs. Otherwise a value
    * is put out as it is computed and its shape given afterwards: a Reshape before an output is a copy. */
   readonly named?: boolean
+  /** Values of inputs that need not be fed. */
+  readonly defaults?: ReadonlyMap<string, Tensor>
   readonly metadata?: Readonly<Record<string, string>>
 }
 
@@ -40,6 +42,7 @@ export interface EmitOptions {
 export function emit(inputs: Values, outputs: Values, options: EmitOptions = {}): Emitted {
   const e = new Emission(inputs, options)
   const roots = new Map(Object.entries(outputs).map(([name, v]) => [name, options.named ? v : e.root(v)]))
+  if (options.named) e.reserve(roots)
   for (const v of toposort(roots.values(), e.stop)) e.value(v)
 
   const ports = new Map<string, OutputPort>()
@@ -66,7 +69,7 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
 }
 
 /** How one op is written: nodes made with `w`; the name of the result is `out`. */
-type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => void
+type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => unknown
 interface Rule<O extends Op> {
   readonly lower: Lowering<O>
   /** The result has the bytes of its first input. */
@@ -74,7 +77,8 @@ interface Rule<O extends Op> {
 }
 
 interface Writing {
-  node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): void
+  /** Returns `out`. */
+  node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
   /** Output number `index` of the node that all ops of one `key` share. */
   shared(
     key: string,
@@ -92,7 +96,7 @@ interface Writing {
 
 const plain =
   (op: string, domain?: string) =>
-  (w: Writing, _: Value, ins: readonly string[], out: string): void =>
+  (w: Writing, _: Value, ins: readonly string[], out: string): string =>
     w.node(op, ins, out, {}, domain)
 
 const norm =
@@ -155,6 +159,17 @@ const rules: { [O in Op]: Rule<O> } = {
   },
   ArgMax: { lower: (w, _, ins, out) => w.node("ArgMax", ins, out, { axis: -1, keepdims: 0 }) },
   Equal: { lower: plain("Equal") },
+  OrElse: {
+    lower: (w, v, [replacement, computed], out) => {
+      const rows = w.node("Shape", [replacement!], `${out}:rows`, { start: 0, end: 1 })
+      const fed = w.node("Cast", [rows], `${out}:fed`, { to: dataType("bool") })
+      const branch = (from: string, which: string) => {
+        const output = { name: `${out}:${which}`, dtype: v.dtype, shape: v.shape.map((_, i) => `${out}:${i}`) }
+        return { graph: { nodes: [{ op: "Identity", inputs: [from], outputs: [output.name], attrs: {} }], output } }
+      }
+      w.node("If", [fed], out, { then_branch: branch(replacement!, "then"), else_branch: branch(computed!, "else") })
+    },
+  },
   Cast: { lower: (w, v, ins, out) => w.node("Cast", ins, out, { to: dataType(v.attrs.to) }) },
 }
 
@@ -176,6 +191,7 @@ class Emission implements Writing {
   readonly #names = new Map<Value, string>()
   readonly #inputs: Values
   readonly #used = new Set<string>()
+  readonly #reserved = new Map<Value, string>()
   readonly #taken: Set<string>
   readonly #shared = new Map<string, OpenNode>()
   readonly #constants = new Map<string, string>()
@@ -187,10 +203,20 @@ class Emission implements Writing {
     this.#taken = new Set(Object.keys(inputs))
     this.stop = new Set(Object.values(inputs))
     for (const [name, v] of Object.entries(inputs)) this.#names.set(v, name)
+    for (const [name, tensor] of options.defaults ?? []) this.initializers.set(name, tensor)
   }
 
   root(v: Value): Value {
     return storage(v, this.stop)
+  }
+
+  /** Values that are put out bear the name of their output, if it is free, instead of being copied to it. */
+  reserve(outputs: ReadonlyMap<string, Value>): void {
+    for (const [name, v] of outputs) {
+      if (this.#taken.has(name) || this.#reserved.has(v) || this.#names.has(v) || !v.inputs.length) continue
+      this.#taken.add(name)
+      this.#reserved.set(v, name)
+    }
   }
 
   fedAs(v: Value): string | undefined {
@@ -207,7 +233,7 @@ class Emission implements Writing {
     if (this.#names.has(v)) return
     const ins = v.inputs.map((x) => this.#use(this.#names.get(x)!))
     const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
-    const out = this.#unique(wanted)
+    const out = this.#reserved.get(v) ?? this.#unique(wanted)
     this.#names.set(v, out)
     const rule = rules[v.op] as Rule<Op>
     rule.lower(this, v as Value<never>, ins, out)
@@ -216,14 +242,21 @@ class Emission implements Writing {
   /** The name `v` is put out under: its own, or `name` by one more node, also where `v` is a weight. */
   outputName(v: Value, name: string | undefined): string {
     const own = this.#use(this.#names.get(v)!)
-    if (name === undefined && !this.initializers.has(own)) return own
+    if (own === name || (name === undefined && !this.initializers.has(own))) return own
     const out = this.#unique(name ?? `${own}:out`)
     this.node("Identity", [own], out)
     return out
   }
 
-  node(op: string, ins: readonly string[], out: string, attrs: Record<string, Attribute> = {}, domain?: string): void {
+  node(
+    op: string,
+    ins: readonly string[],
+    out: string,
+    attrs: Record<string, Attribute> = {},
+    domain?: string,
+  ): string {
     this.nodes.push({ op, inputs: ins, outputs: [out], attrs, ...(domain && { domain }) })
+    return out
   }
 
   shared(

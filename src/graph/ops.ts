@@ -147,6 +147,12 @@ export const mean = (x: Value, axes: readonly number[], keepdims = false): Value
 /** Index of the first largest element along the last axis, int64. */
 export const argMax = (x: Value): Value => new Value("ArgMax", [x], {}, x.shape.slice(0, -1), "int64")
 
+/** `replacement` where it is fed; where its first axis is empty, `computed`. An input that need not be fed. */
+export const orElse = (replacement: Value, computed: Value): Value =>
+  replacement.shape.length === computed.shape.length
+    ? new Value("OrElse", [replacement, computed], {}, computed.shape, computed.dtype)
+    : mismatch("orElse", replacement, computed)
+
 export const cast = (x: Value, to: DType): Value => (x.dtype === to ? x : new Value("Cast", [x], { to }, x.shape, to))
 
 function reduce(op: "ReduceSum" | "ReduceMean", x: Value, axes: readonly number[], keepdims: boolean): Value {

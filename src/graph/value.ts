@@ -46,6 +46,8 @@ export interface Attrs {
   /** Index of the first largest element along the last axis, which is dropped */
   ArgMax: {}
   Equal: {}
+  /** The first input if it is fed, that is, if its first axis is not empty; else the second */
+  OrElse: {}
   Cast: { readonly to: DType }
 }
 

@@ -7,6 +7,7 @@ import { batch, fromHf, fromOpenClip, fromTimm, outputSize, type Preprocessing }
 import { fail } from "../errors.ts"
 import { openCheckpoint, type Checkpoint } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
+import { checkManifest } from "../files/manifest.ts"
 import { readTensor } from "../files/safetensors-file.ts"
 import { HookedViT, type HookedViTParts } from "../interp/hooked-vit.ts"
 import type { ModelConfig } from "../model/config.ts"
@@ -74,6 +75,11 @@ export class LoadedViT extends HookedViT {
     return p
   }
 
+  /** Does the repo say what is done to images? */
+  get hasPreprocessing(): boolean {
+    return this.#preprocessing !== undefined
+  }
+
   /** Image files (paths), their bytes, or decoded images, as pixel_values [b, c, H, W]. */
   async images(...sources: readonly (string | Uint8Array | Image)[]): Promise<Tensor<"float32">> {
     const decoded: Image[] = []
@@ -91,6 +97,8 @@ export class LoadedViT extends HookedViT {
 export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
   const { allowPickle = false, imageSize, module, runtime, ...session } = options
   const folder = await folderOf(name, options)
+  // The graph of an exported folder is not read here.
+  await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
   const configFile = await configOf(folder, checkpoint)
   const path = join(folder, configFile)

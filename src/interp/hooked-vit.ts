@@ -77,6 +77,11 @@ export class HookedViT {
     this.#read = read ?? ((stored) => fail("E_INPUT", `no reader was given for weights in files (${stored.file})`))
   }
 
+  /** Names of what `run` returns, in the library's words. */
+  get outputNames(): readonly string[] {
+    return Object.keys(build(this.config).outputs)
+  }
+
   /** Number of parameters: elements of all weights. */
   get nParameters(): number {
     return [...this.weights.values()].reduce((n, w) => n + size(w.shape), 0)

@@ -42,7 +42,7 @@ export function listHooks(config: ModelConfig): ReadonlyMap<string, HookInfo> {
 export const bytesOfShape = (shape: Shape, symbols: ReadonlyMap<string, number>): number =>
   4 * size(shape.map((d) => bind(d, symbols)))
 
-/** One name, a glob (`*` within a part, `**` over parts), a predicate, or a list of these. */
+/** One name, a glob, a predicate, or a list of these. */
 export type HookNames = string | ((name: string) => boolean) | readonly (string | ((name: string) => boolean))[]
 
 const GLOB = /[*?[{]/
@@ -77,9 +77,9 @@ export function unknownHook(hooks: ReadonlyMap<string, HookInfo>, name: string):
 const examples = (hooks: ReadonlyMap<string, HookInfo>): string =>
   [...new Set([...hooks.keys()].map((n) => n.replace(/\d+/, "{i}")))].slice(0, 8).join(", ") + ", ..."
 
-/** `*` stands for anything within a part, `**` also over dots, `?` for one character, `{a,b}` and `[0-3]` as in a shell. */
+/** `*` stands for anything, `?` for one character, `{a,b}` and `[0-3]` as in a shell. */
 export function globTest(pattern: string): (name: string) => boolean {
-  const source = pattern.replace(/\*\*|[*?.+^$()|\\{},]/g, (c) => GLOB_PARTS[c] ?? `\\${c}`)
+  const source = pattern.replace(/[*?.+^$()|\\{},]/g, (c) => GLOB_PARTS[c] ?? `\\${c}`)
   try {
     const test = new RegExp(`^${source}$`)
     return (name) => test.test(name)
@@ -88,11 +88,4 @@ export function globTest(pattern: string): (name: string) => boolean {
   }
 }
 
-const GLOB_PARTS: Readonly<Record<string, string>> = {
-  "**": ".*",
-  "*": "[^.]*",
-  "?": "[^.]",
-  "{": "(?:",
-  "}": ")",
-  ",": "|",
-}
+const GLOB_PARTS: Readonly<Record<string, string>> = { "*": ".*", "?": ".", "{": "(?:", "}": ")", ",": "|" }

@@ -68,6 +68,7 @@ function readEntry(scan: Scan, message: Uint8Array): [key: string, value: string
  * onnxruntime for data in memory, where the offset is an address. */
 const REFUSED: readonly (readonly [RegExp, string])[] = [
   [/^$/, "is empty"],
+  [/^[^]{1001}/, "is longer than 1000 characters"],
   [/\p{Cc}/u, "has a control character"],
   [/\\/, "has a backslash, a separator on Windows"],
   [/^\//, "is absolute"],

@@ -21,8 +21,14 @@ const DATA_TYPE: Record<DType, number> = {
 
 export const dataType = (dtype: DType): number => DATA_TYPE[dtype]
 
-/** Integers, floats (`{ float }`), strings and lists of integers: what our nodes need. */
-export type Attribute = number | string | readonly number[] | { readonly float: number }
+/** Integers, floats (`{ float }`), strings, lists of integers and sub-graphs: what our nodes need. */
+export type Attribute = number | string | readonly number[] | { readonly float: number } | { readonly graph: Branch }
+
+/** A branch of If: nodes that may use names of the graph around it, and what it gives. */
+export interface Branch {
+  readonly nodes: readonly Node[]
+  readonly output: Port
+}
 
 /** An empty name among `inputs` or `outputs` is an omitted optional one. */
 export interface Node {
@@ -85,7 +91,13 @@ function encodeAttribute(w: Writer, name: string, value: Attribute): void {
   if (typeof value === "number") w.int(3, value).int(20, 2)
   else if (typeof value === "string") w.string(4, value).int(20, 3)
   else if ("float" in value) w.float(2, value.float).int(20, 1)
-  else {
+  else if ("graph" in value) {
+    const { nodes, output } = value.graph
+    w.message(6, (g) => {
+      for (const node of nodes) g.message(1, (n) => encodeNode(n, node))
+      g.string(2, name).message(12, (p) => encodePort(p, output))
+    }).int(20, 5)
+  } else {
     for (const v of value) w.int(8, v)
     w.int(20, 7)
   }

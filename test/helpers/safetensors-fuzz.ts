@@ -66,7 +66,16 @@ const SEEDS: readonly Uint8Array[] = [
   file(`{"n\\u006f\u00e9":{"x":[{"y":null},true],"shape":[1],"data_offsets":[0,2],"dtype":"BF16"}}`, 2),
   file("{}"),
 ]
-const TOKENS = [...'{}[]",:\\ 0123456789-.eEut\n\0\xff', "null", "true", "[]", "{}", '"a"', '"dtype"', '"__metadata__"']
+const TOKENS = [
+  ...Array.from('{}[]",:\\ 0123456789-.eEut\n\0\xff'),
+  "null",
+  "true",
+  "[]",
+  "{}",
+  '"a"',
+  '"dtype"',
+  '"__metadata__"',
+]
 const NUMBERS = ["0", "1", "2", "3", "4", "6", "8", "24", "-1", "1.0", "02", "2147483648", "9007199254740992"]
 NUMBERS.push("9007199254740991", "18446744073709551615", "18446744073709551616", "1e3")
 

@@ -1,0 +1,85 @@
+#!/usr/bin/env node
+/** @file The command line: data on stdout, everything else on stderr, exit codes by kind of error (docs/errors.md). */
+import { Command, CommanderError, Option } from "commander"
+import { fail, PrismaError } from "../errors.ts"
+import { version } from "../version.ts"
+import { positiveInt, report, withModel } from "./output.ts"
+
+/** Comma-separated names, but for commas inside braces; the option may be repeated. */
+const names = (text: string, before: readonly string[] = []): string[] => [
+  ...before,
+  ...text.split(/,(?![^{]*\})/).filter(Boolean),
+]
+const collect = (text: string, before: readonly string[] = []): string[] => [...before, text]
+
+function positive(text: string): number {
+  const n = Number(text)
+  return n > 0 && Number.isFinite(n) ? n : fail("E_USAGE", `"${text}" is not a number above 0`)
+}
+
+const program = new Command("vit-prisma")
+  .description("Vision transformers as hookable graphs: read, replace, edit and export every activation.")
+  .version(version)
+  .exitOverride()
+  .configureOutput({ outputError: () => {} })
+
+withModel(program.command("info"))
+  .description("what a model, a .safetensors file or an .onnx file holds")
+  .argument("<model>", "folder, repo id or file")
+  .action(async (model, options) => (await import("./info.ts")).info(model, options))
+
+withModel(program.command("run"))
+  .description("predictions for images")
+  .argument("<model>", "folder or repo id")
+  .argument("<images...>", "image files")
+  .option("--top <n>", "classes to show", positiveInt, 5)
+  .option("--batch <n>", "images at once", positiveInt, 8)
+  .addOption(
+    new Option("--on-bad-image <what>", "an image that cannot be decoded").choices(["fail", "skip"]).default("fail"),
+  )
+  .action(async (model, images, options) => (await import("./run.ts")).run(model, images, options))
+
+withModel(program.command("activations"))
+  .description("write hooks and outputs of a run to a safetensors file")
+  .argument("<model>", "folder or repo id")
+  .argument("[images...]", "image files")
+  .option("--input <file>", "safetensors with pixel_values [b, c, h, w] and input_ids [n, t] instead of images")
+  .requiredOption("--out <file>", "safetensors file to write")
+  .option("--hooks <globs>", "hooks to write, comma-separated; * stands for anything", names, [])
+  .option(
+    "--patch <hook=file>",
+    "replace a hook by the tensor of its name in a safetensors file; may be repeated",
+    collect,
+    [],
+  )
+  .action(async (model, images, options) => (await import("./activations.ts")).activations(model, images, options))
+
+withModel(program.command("convert"))
+  .description("write a folder for transformers.js, onnxruntime and this package")
+  .argument("<model>", "folder or repo id")
+  .requiredOption("--out <dir>", "folder to write")
+  .option("--hooks <globs>", "hooks that become outputs, comma-separated", names, [])
+  .option("--inputs <globs>", "hooks that become replaceable inputs, comma-separated", names, [])
+  .option("--certify", "compare every value put out with a float64 implementation")
+  .option("--tolerance <x>", "largest certified max |a - b| / max(1, max |b|)", positive, 1e-4)
+  .option("--force", "replace the folder if it exists")
+  .action(async (model, options) => (await import("./convert.ts")).convert(model, options))
+
+withModel(program.command("demo"))
+  .description("the model that this package carries, on an image that it carries")
+  .action(async (options) => (await import("./demo.ts")).demo(options))
+
+const json = process.argv.includes("--json") || /--format[= ]json/.test(process.argv.join(" "))
+process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1))
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.exitCode = error instanceof CommanderError ? usage(error) : report(error, json)
+}
+
+/** Help and version are no errors; anything else that commander refuses is one of usage. */
+function usage(error: CommanderError): number {
+  if (error.exitCode === 0) return 0
+  const said = error.message.replace(/^error: /, "")
+  return report(new PrismaError("E_USAGE", `${said}; see vit-prisma --help`), json)
+}

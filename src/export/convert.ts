@@ -1,0 +1,202 @@
+/** @file A checkpoint as a folder that transformers.js, plain onnxruntime and this package load. */
+import { copyFile, link, mkdir, readdir } from "node:fs/promises"
+import { join } from "node:path"
+import { convertCheckpoint } from "../../converters/index.ts"
+import { fail } from "../errors.ts"
+import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
+import { writeManifest } from "../files/manifest.ts"
+import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
+import type { Shape } from "../graph/dims.ts"
+import { emit, type Values } from "../graph/emit.ts"
+import { input, orElse } from "../graph/ops.ts"
+import type { Value } from "../graph/value.ts"
+import type { LoadedViT } from "../hub/load-pretrained.ts"
+import { matchHooks, type HookNames } from "../model/hooks.ts"
+import { build } from "../model/model.ts"
+import type { Weights } from "../model/scope.ts"
+import { toFloat32 } from "../tensor/numbers.ts"
+import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { version } from "../version.ts"
+import { certify, type Certificate } from "./certify.ts"
+import { transformersConfig, transformersProcessor } from "./transformers-config.ts"
+
+export interface ConvertOptions {
+  /** Hooks that become outputs. */
+  readonly hooks?: HookNames
+  /** Hooks that become inputs: fed, they replace what is computed; not fed, nothing changes. */
+  readonly inputs?: HookNames
+  /** Compare everything put out with a float64 implementation of its own; above `tolerance` nothing is published. */
+  readonly certify?: boolean
+  /** Largest |a - b| over max(1, max |b|) that is certified; 1e-4. */
+  readonly tolerance?: number
+  /** Replace a folder that exists. */
+  readonly force?: boolean
+  readonly onProgress?: (step: string, done: number, total: number) => void
+}
+
+export interface Converted {
+  readonly folder: string
+  readonly warnings: readonly string[]
+  readonly certificate: Certificate | undefined
+}
+
+/**
+ * Write `folder`: `onnx/model.onnx` with its weights in `onnx/model.onnx_data`, the weights as safetensors under their
+ * source's names, the configs and a manifest. The folder appears whole or not at all.
+ *
+ * Errors: E_OUTPUT, E_LOCKED, E_DISK_FULL, E_IO, E_PARITY (the report is then beside the folder), E_HOOK.
+ */
+export async function convertModel(model: LoadedViT, folder: string, options: ConvertOptions = {}): Promise<Converted> {
+  const { onProgress = () => {}, tolerance = 1e-4, force = false } = options
+  const outputs = options.hooks === undefined ? [] : matchHooks(model.hooks, options.hooks)
+  const replaceable = options.inputs === undefined ? [] : matchHooks(model.hooks, options.inputs)
+  return publishFolder(
+    folder,
+    async (temp) => {
+      onProgress("weights", 0, 1)
+      const warnings = [...model.warnings, ...(await suspicious(model.source.checkpoint.tensors))]
+      const file = await writeWeights(model, temp)
+      await writeConfigs(model, temp)
+      onProgress("weights", 1, 1)
+      const graph = await writeGraph(model, temp, file, outputs, replaceable)
+      const certificate = options.certify ? await certify(model, join(temp, "onnx"), graph, onProgress) : undefined
+      if (certificate) await checked(certificate, tolerance, temp, folder)
+      await writeManifest(temp, about(model, graph, certificate))
+      return { folder, warnings, certificate }
+    },
+    { force },
+  )
+}
+
+/** What the exported model takes and gives. */
+export interface ExportedGraph {
+  readonly inputs: Readonly<
+    Record<string, { readonly dtype: string; readonly shape: Shape; readonly replaces?: string }>
+  >
+  readonly outputs: Readonly<Record<string, { readonly shape: Shape }>>
+}
+
+/** The source's tensors in one file; the name tells whose layout it is. */
+async function writeWeights({ source: { checkpoint } }: LoadedViT, temp: string): Promise<string> {
+  const name = checkpoint.source.startsWith("open_clip") ? "open_clip_model.safetensors" : "model.safetensors"
+  const path = join(temp, name)
+  await writeSafetensors(path, checkpoint.tensors, { format: "pt" })
+  return path
+}
+
+async function writeConfigs(model: LoadedViT, temp: string): Promise<void> {
+  const json = (name: string, value: unknown) =>
+    writeFileAtomic(join(temp, name), `${JSON.stringify(value, undefined, 2)}\n`)
+  const { folder, configFile, configJson } = model.source
+  if (configFile !== "config.json") await copyFile(join(folder, configFile), join(temp, configFile))
+  await json("config.json", transformersConfig(model, configFile === "config.json" ? configJson : {}))
+  const processor = "preprocessor_config.json"
+  if ((await readdir(folder)).includes(processor)) await copyFile(join(folder, processor), join(temp, processor))
+  else if (model.hasPreprocessing) await json(processor, transformersProcessor(model.preprocessing))
+}
+
+/** The graph over the written file, which stands beside it under the name that transformers.js looks for. */
+async function writeGraph(
+  model: LoadedViT,
+  temp: string,
+  file: string,
+  outputs: readonly string[],
+  replaceable: readonly string[],
+): Promise<ExportedGraph> {
+  await mkdir(join(temp, "onnx"))
+  // One file under two names: the same bytes are a safetensors file and ONNX external data.
+  const data = join(temp, "onnx", "model.onnx_data")
+  await link(file, data).catch(() => copyFile(file, data))
+
+  const placeholders: Record<string, Value> = {}
+  const built = build(model.config, await weightsOf(model, file), {
+    reads: (name) => outputs.includes(name),
+    writes: (name) => replaceable.includes(name),
+    write: (name, computed) => {
+      if (!replaceable.includes(name)) return computed
+      const fed = inputName(name, outputs)
+      const own = computed.shape.map((d, i) => (i === 0 || typeof d === "string" ? `${fed}:${i}` : d))
+      placeholders[fed] = input(fed, own)
+      return orElse(placeholders[fed], computed)
+    },
+  })
+  const hooks = Object.fromEntries(outputs.map((name) => [name, built.scope.hooks.get(name)!.value]))
+  const inputs: Values = { ...built.inputs, ...placeholders }
+  const all: Values = { ...built.outputs, ...hooks }
+  const defaults = new Map(Object.entries(placeholders).map(([name, v]) => [name, nothing(v.shape)]))
+  const metadata = { "vit-prisma": version, family: model.config.family, architecture: model.config.architecture }
+  const { bytes } = emit(inputs, all, { locate: () => "model.onnx_data", named: true, defaults, metadata })
+  await writeFileAtomic(join(temp, "onnx", "model.onnx"), bytes)
+  const replaces = new Map(replaceable.map((name) => [inputName(name, outputs), name]))
+  return {
+    inputs: Object.fromEntries(
+      Object.entries(inputs).map(([name, v]) => {
+        const hook = replaces.get(name)
+        return [name, { dtype: v.dtype, shape: v.shape, ...(hook !== undefined && { replaces: hook }) }]
+      }),
+    ),
+    outputs: Object.fromEntries(Object.entries(all).map(([name, v]) => [name, { shape: v.shape }])),
+  }
+}
+
+/** A hook's own name; where that is an output already, with `.in` behind it. */
+const inputName = (hook: string, outputs: readonly string[]): string => (outputs.includes(hook) ? `${hook}.in` : hook)
+
+/** An empty first axis: nothing is fed. */
+const nothing = (shape: Shape): Tensor =>
+  float32(
+    shape.map((d) => (typeof d === "number" ? d : 0)),
+    [],
+  )
+
+/** The model's weights as views into the written file, by the same converter. */
+async function weightsOf(model: LoadedViT, file: string): Promise<Weights> {
+  const opened = await openSafetensors(file)
+  const tensors = new Map([...opened.entries.keys()].map((name) => [name, opened.stored(name)]))
+  return convertCheckpoint(model.source.configJson, tensors, model.source.configFile).weights
+}
+
+async function suspicious(tensors: ReadonlyMap<string, Tensor | StoredTensor>): Promise<string[]> {
+  const warnings: string[] = []
+  for (const [name, stored] of tensors) {
+    const values = toFloat32("data" in stored ? stored : await readTensor(stored))
+    let count = 0
+    for (const v of values) if (!Number.isFinite(v)) count++
+    if (count) warnings.push(`the tensor "${name}" holds ${count} values that are NaN or infinite`)
+  }
+  return warnings
+}
+
+async function checked(certificate: Certificate, tolerance: number, temp: string, folder: string): Promise<void> {
+  const report = `${JSON.stringify({ ...certificate, tolerance }, undefined, 2)}\n`
+  const wrong = certificate.values.filter((v) => !(v.error <= tolerance))
+  if (!wrong.length) return writeFileAtomic(join(temp, "certificate.json"), report)
+  const kept = `${folder.replace(/[/\\]+$/, "")}.certificate.json`
+  await writeFileAtomic(kept, report)
+  const [worst] = wrong.toSorted((a, b) => (b.error > a.error ? 1 : -1))
+  return fail(
+    "E_PARITY",
+    `${wrong.length} of ${certificate.values.length} values differ from the float64 implementation by more than ${tolerance}, the worst "${worst!.name}" by ${worst!.error}; nothing was published, the report is ${kept}`,
+    { file: kept },
+  )
+}
+
+function about(model: LoadedViT, graph: ExportedGraph, certificate: Certificate | undefined): Record<string, unknown> {
+  const { name, folder } = model.source
+  const commit = /[/\\]snapshots[/\\]([0-9a-f]{40})$/.exec(folder)?.[1]
+  return {
+    tool: { name: "vit-prisma", version },
+    source: {
+      name: commit ? name : name.split(/[/\\]/).findLast((part) => part),
+      ...(commit && { commit }),
+      weights: model.source.checkpoint.source,
+    },
+    family: model.config.family,
+    architecture: model.config.architecture,
+    parameters: model.nParameters,
+    ...graph,
+    ...(certificate && {
+      certificate: { worst: Math.max(...certificate.values.map((v) => v.error)), values: certificate.values.length },
+    }),
+  }
+}

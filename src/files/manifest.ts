@@ -1,0 +1,91 @@
+/** @file manifest.json: what a written folder holds, with a hash of every file; written last, checked by readers. */
+import { createHash } from "node:crypto"
+import { readdir } from "node:fs/promises"
+import { join } from "node:path"
+import { fail } from "../errors.ts"
+import { writeFileAtomic } from "./atomic.ts"
+import { readJson } from "./json.ts"
+import { safeRelPath } from "./paths.ts"
+import { readFully, withFile } from "./read.ts"
+
+const NAME = "manifest.json"
+const FORMAT = "vit-prisma folder 1"
+const RULES = { limit: 16 * 2 ** 20, malformed: "E_INTEGRITY", tooLarge: "E_INTEGRITY" } as const
+
+interface Entry {
+  readonly bytes: number
+  readonly sha256: string
+}
+
+/** Describe every file of `folder`, then `about` it; call when all else is written. */
+export async function writeManifest(folder: string, about: Readonly<Record<string, unknown>>): Promise<void> {
+  const names = (await readdir(folder, { recursive: true, withFileTypes: true }))
+    .filter((entry) => entry.isFile())
+    .map((entry) =>
+      join(entry.parentPath, entry.name)
+        .slice(folder.length + 1)
+        .replaceAll("\\", "/"),
+    )
+    .sort()
+  const files: Record<string, Entry> = {}
+  for (const name of names) files[name] = await described(join(folder, name))
+  await writeFileAtomic(join(folder, NAME), `${JSON.stringify({ format: FORMAT, ...about, files }, undefined, 2)}\n`)
+}
+
+const checked = new Map<string, string>()
+
+/**
+ * Check the files that the folder's manifest names, if it has one of ours: all of them, or those that `needed` says.
+ * A file whose size and time have not changed since this process checked it is not read again.
+ * Errors: E_INTEGRITY naming the file, its expected and its found size or hash; E_UNSAFE_PATH.
+ */
+export async function checkManifest(folder: string, needed: (name: string) => boolean = () => true): Promise<boolean> {
+  if (!(await readdir(folder)).includes(NAME)) return false
+  const path = join(folder, NAME)
+  const json = (await readJson(path, RULES)) as { format?: unknown; files?: unknown } | null
+  if (json?.format !== FORMAT) return false
+  if (typeof json.files !== "object" || json.files === null)
+    fail("E_INTEGRITY", `${path}: "files" must be an object`, { file: path })
+  for (const [name, entry] of Object.entries(json.files as Record<string, Entry>)) {
+    if (needed(safeRelPath(name, path))) await checkFile(join(folder, name), entry)
+  }
+  return true
+}
+
+async function checkFile(path: string, expected: Entry): Promise<void> {
+  const stamp = await withFile(path, async (file) => {
+    const { size, mtimeMs, ino } = await file.stat()
+    return `${ino}:${size}:${mtimeMs}:${expected.sha256}`
+  }).catch(() =>
+    fail("E_INTEGRITY", `${path}: the manifest names it and it cannot be read; convert the model again`, {
+      file: path,
+    }),
+  )
+  if (checked.get(path) === stamp) return
+  const got = await described(path)
+  if (got.bytes !== expected.bytes || got.sha256 !== expected.sha256) {
+    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${String(sha256).slice(0, 12)}...`
+    fail(
+      "E_INTEGRITY",
+      `${path}: expected ${text(expected)}, got ${text(got)}; it was changed, convert the model again`,
+      { file: path },
+    )
+  }
+  checked.set(path, stamp)
+}
+
+const PIECE = 1 << 22
+
+function described(path: string): Promise<Entry> {
+  return withFile(path, async (file, bytes) => {
+    const hash = createHash("sha256")
+    const piece = new Uint8Array(Math.min(PIECE, Math.max(1, bytes)))
+    for (let at = 0; at < bytes;) {
+      const n = await readFully(file, path, piece.subarray(0, Math.min(piece.length, bytes - at)), at)
+      if (!n) break
+      hash.update(piece.subarray(0, n))
+      at += n
+    }
+    return { bytes, sha256: hash.digest("hex") }
+  })
+}
