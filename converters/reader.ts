@@ -32,7 +32,7 @@ export class ConfigReader {
     const value = this.#get(key, fallback)
     if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
       this.#wrong(key, "an integer of at least 1", value)
-    return this.#limited(key, value as number, limit)
+    return this.#limited(key, value, limit)
   }
 
   /** A non-negative integer. */
@@ -40,7 +40,7 @@ export class ConfigReader {
     const value = this.#get(key, fallback)
     if (typeof value !== "number" || !Number.isInteger(value) || value < 0)
       this.#wrong(key, "an integer of at least 0", value)
-    return this.#limited(key, value as number, limit)
+    return this.#limited(key, value, limit)
   }
 
   number(key: string, { fallback }: Options<number> = {}): number {
@@ -93,7 +93,7 @@ export class ConfigReader {
     const value = this.#json[key]
     if (!Array.isArray(value) || !value.every((v) => typeof v === "string"))
       return this.#wrong(key, "a list of strings", value)
-    return value as string[]
+    return value
   }
 
   object(key: string, { fallback }: Options<object> = {}): ConfigReader {

@@ -231,6 +231,11 @@ describe("writing", () => {
     expect((await refusal(() => encodeSafetensors(tensors, metadata))).code).toBe("E_INPUT")
   })
 
+  it("refuses a header no reader would take", async () => {
+    const error = await refusal(() => encodeSafetensors({}, { a: "x".repeat(100_000_000) }))
+    expect(error.code).toBe("E_ST_HEADER_TOO_LARGE")
+  })
+
   it("holds every dtype", () => {
     const data = new Uint8Array(16).map((_, i) => i)
     for (const dtype of Object.keys(DTYPES) as DType[]) {

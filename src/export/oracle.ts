@@ -8,6 +8,7 @@ import { fail } from "../errors.ts"
 import type { ModelConfig, TextConfig, VisionConfig, VisionOutput } from "../model/config.ts"
 import { attention, block, dense, mlp, norm, Part, sum, type WeightOf } from "./oracle-layers.ts"
 import { ACTIVATION, rowProducts, transposed, type Array64, type Numbers } from "./oracle-math.ts"
+import { antialiased, resampled } from "./oracle-positions.ts"
 
 export interface Feeds {
   /** [batch, channels, height, width] */
@@ -24,7 +25,8 @@ export interface OracleOptions {
 /**
  * Every hook of the vocabulary and every output of the model, by name. Images and texts are computed one by one; memory
  * is what is kept and, beside it, one block's weights and values. `weight` is asked for each of them again.
- * Errors: E_INPUT for feeds that do not fit the config, E_SHAPE_MISMATCH for weights that do not.
+ * Errors: E_INPUT for feeds that do not fit the config, E_SHAPE_MISMATCH for weights that do not,
+ * E_CONFIG for outputs that the model does not make.
  */
 export function oracle(
   config: ModelConfig,
@@ -44,7 +46,7 @@ export function oracle(
   const outputs = new Map<string, Array64>()
   const images = imagesOf(vision, feeds.pixel_values)
   for (const [i, pixels] of images.entries()) {
-    const seen = see(place(i, images.length), vision, pixels)
+    const seen = see(place(i, images.length), config, pixels)
     for (const name of vision.outputs) put(outputs, name, made(seen, name), i, images.length)
   }
   if (text && dual) {
@@ -100,9 +102,10 @@ function textsOf(cfg: TextConfig, ids: Feeds["input_ids"]): number[][] {
 }
 
 /** The vision tower on one image [c, H, W]: whatever its library can return of it. */
-function see(p: Part, cfg: VisionConfig, pixels: Float64Array): Map<VisionOutput, Array64> {
+function see(p: Part, config: ModelConfig, pixels: Float64Array): Map<VisionOutput, Array64> {
+  const cfg = config.vision
   const patches = p.keep("hook_embed", dense(p.at("embed", "proj"), cut(cfg, pixels), cfg.dModel, cfg.patchBias))
-  let x = p.keep("hook_full_embed", withTokens(p, cfg, patches)) // [1, T, d]
+  let x = p.keep("hook_full_embed", withTokens(p, cfg, patches, antialiased(config))) // [1, T, d]
   if (cfg.lnPre) x = p.keep("hook_ln_pre", norm(p.at("ln_pre"), cfg.eps, x))
   for (let i = 0; i < cfg.nLayers; i++) x = block(p.at("blocks", i), cfg, x)
   const final = cfg.lnFinal ? norm(p.at("ln_final"), cfg.eps, x) : x
@@ -127,14 +130,14 @@ function cut({ imageSize, patchSize, nChannels: c }: VisionConfig, pixels: Float
 }
 
 /** Learned tokens before the patches [1, P, d], and positions where the table has a row. */
-function withTokens(p: Part, cfg: VisionConfig, patches: Array64): Array64 {
+function withTokens(p: Part, cfg: VisionConfig, patches: Array64, antialias: boolean): Array64 {
   const { dModel: d, positions } = cfg
   const nPatches = patches.shape[1]!
   const counts = cfg.prefix.map(({ count }) => count)
   const before = counts.reduce((a, b) => a + b, 0)
   const data = new Float64Array((before + nPatches) * d)
   data.set(patches.data, before * d)
-  // Which rows of the stream have a position, in the table's order.
+  // Which of these tokens have a position, in the table's order.
   const placed: number[] = []
   let row = 0
   for (const { name, count } of cfg.prefix) {
@@ -144,13 +147,17 @@ function withTokens(p: Part, cfg: VisionConfig, patches: Array64): Array64 {
   }
   const x = { shape: [1, before + nPatches, d], data }
   if (positions === "none") return x
-  for (let i = 0; i < nPatches; i++) placed.push(before + i)
-  const table = p.at("embed").weight("pos", [placed.length, d])
+  const [gh, gw] = cfg.positionGrid
+  const table = p.at("embed").weight("pos", [placed.length + gh * gw, d])
+  const ofPatches = table.subarray(placed.length * d)
+  const grid = [cfg.imageSize[0] / cfg.patchSize[0], cfg.imageSize[1] / cfg.patchSize[1]] as const
 
   // The hook has a row for every token, or for every patch where only patches have one.
   const first = positions === "patches" ? before : 0
   const added = new Float64Array(data.length - first * d)
-  for (const [i, at] of placed.entries()) added.set(table.subarray(i * d, (i + 1) * d), (at - first) * d)
+  for (const [i, at] of placed.entries()) added.set(table.subarray(i * d, (i + 1) * d), at * d)
+  const moved = gh !== grid[0] || gw !== grid[1]
+  added.set(moved ? resampled(ofPatches, d, [gh, gw], grid, antialias) : ofPatches, (before - first) * d)
   p.keep("hook_pos_embed", { shape: [1, added.length / d, d], data: added }, { shared: true })
   for (const [i, value] of added.entries()) data[first * d + i]! += value
   return x

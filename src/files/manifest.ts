@@ -64,7 +64,7 @@ async function checkFile(path: string, expected: Entry): Promise<void> {
   if (checked.get(path) === stamp) return
   const got = await described(path)
   if (got.bytes !== expected.bytes || got.sha256 !== expected.sha256) {
-    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${String(sha256).slice(0, 12)}...`
+    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${`${sha256}`.slice(0, 12)}...`
     fail(
       "E_INTEGRITY",
       `${path}: expected ${text(expected)}, got ${text(got)}; it was changed, convert the model again`,

@@ -236,7 +236,7 @@ class Emission implements Writing {
     const out = this.#reserved.get(v) ?? this.#unique(wanted)
     this.#names.set(v, out)
     const rule = rules[v.op] as Rule<Op>
-    rule.lower(this, v as Value<never>, ins, out)
+    rule.lower(this, v, ins, out)
   }
 
   /** The name `v` is put out under: its own, or `name` by one more node, also where `v` is a weight. */
@@ -313,10 +313,13 @@ class Emission implements Writing {
     if (rest.length || first !== d)
       return fail("E_INPUT", `dimension ${d} is a product and cannot be read from one input`)
     return this.#memo(`dim_${first}`, (out) => {
-      const source = Object.entries(this.#inputs).find(([, v]) => v.shape.includes(first))
-      if (!source) return fail("E_INPUT", `dimension "${first}" is not bound by any input`)
-      const at = source[1].shape.indexOf(first)
-      this.node("Shape", [this.#use(source[0])], out, { start: at, end: at + 1 })
+      const sources = Object.entries(this.#inputs).filter(([, v]) => v.shape.includes(first))
+      const [name, { shape }] =
+        sources.find(([input]) => this.#used.has(input)) ??
+        sources[0] ??
+        fail("E_INPUT", `dimension "${first}" is not bound by any input`)
+      const at = shape.indexOf(first)
+      this.node("Shape", [this.#use(name)], out, { start: at, end: at + 1 })
     })
   }
 

@@ -72,7 +72,7 @@ export function linear(x: Value, w: Value, b?: Value): Value {
   const stored = is(w, "Transpose") ? w.inputs[0]! : w
   const y = new Value("Gemm", b ? [flat, stored, b] : [flat, stored], { transposed: stored === w }, [
     flat.shape[0]!,
-    out!,
+    out,
   ])
   return reshape(y, [...x.shape.slice(0, -1), out])
 }

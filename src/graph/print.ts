@@ -31,9 +31,10 @@ const typed = (v: Value): string => `${v.dtype === "float32" ? "" : `${v.dtype} 
 
 /** A scalar as its number, anything larger as its type. */
 function literal({ attrs: { tensor } }: Value<"Constant">): string {
-  return tensor.data.length === 1
-    ? String(Number(tensor.data[0]!.toString()).toPrecision(7)).replace(/\.?0+$/, "")
-    : `const ${show(tensor.shape)}`
+  if (tensor.data.length !== 1) return `const ${show(tensor.shape)}`
+  return Number(tensor.data[0])
+    .toPrecision(7)
+    .replace(/\.0+$|(\.\d*?)0+$/, "$1")
 }
 
 function attributes(v: Value): string {

@@ -171,7 +171,8 @@ async function preprocessingOf(
   const found = ["preprocessor_config.json", "processor_config.json"].find((n) => names.includes(n))
   if (!found) return undefined
   const path = join(folder, found)
-  const channels = vision.nChannels === 1 || vision.nChannels === 3 ? { channels: vision.nChannels as 1 | 3 } : {}
+  const { nChannels } = vision
+  const channels = nChannels === 1 ? { channels: 1 as const } : nChannels === 3 ? { channels: 3 as const } : {}
   const type = vision.pool === "attention" ? "SiglipImageProcessor" : PROCESSORS[family]
   return fromHf(await readJson(path, CONFIG), path, { ...channels, ...(type && { type }) })
 }

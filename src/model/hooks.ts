@@ -55,7 +55,7 @@ export function matchHooks(hooks: ReadonlyMap<string, HookInfo>, names: HookName
   const wanted = new Set<string>()
   for (const name of Array.isArray(names) ? (names as readonly (string | ((name: string) => boolean))[]) : [names]) {
     if (typeof name === "string" && !GLOB.test(name)) {
-      wanted.add(hooks.has(name) ? name : unknownHook(hooks, name as string))
+      wanted.add(hooks.has(name) ? name : unknownHook(hooks, name))
       continue
     }
     const test = typeof name === "string" ? globTest(name) : (name as (hook: string) => boolean)

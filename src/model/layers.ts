@@ -26,6 +26,7 @@ import {
   tanh,
   transpose,
 } from "../graph/ops.ts"
+import type { Dim } from "../graph/dims.ts"
 import type { Value } from "../graph/value.ts"
 import type { Activation, StackConfig } from "./config.ts"
 import type { Scope } from "./scope.ts"
@@ -139,11 +140,11 @@ export function block(s: Scope, cfg: StackConfig, input: Value, mask?: Value): V
  */
 function attentionInput(s: Scope, cfg: StackConfig, residPre: Value): AttentionInput {
   const shared = norm(s.at("ln1"), cfg.eps, residPre)
-  const [b, t, d] = residPre.shape as [Value["shape"][0], Value["shape"][0], number]
+  const [b, t, d] = residPre.shape as [Dim, Dim, number]
   return (which) => {
     const name = `hook_${which}_input`
     if (!s.reads(name) && !s.writes(name)) return { x: shared, perHead: false }
-    const copies = expand(reshape(residPre, [b!, t!, 1, d]), [b!, t!, cfg.nHeads, d]) // [b, T, h, d]
+    const copies = expand(reshape(residPre, [b, t, 1, d]), [b, t, cfg.nHeads, d]) // [b, T, h, d]
     if (s.writes(name)) return { x: plainNorm(s.at("ln1"), cfg.eps, s.hook(name, copies)), perHead: true }
     s.readOnly(name, copies)
     return { x: shared, perHead: false }

@@ -84,7 +84,7 @@ export class Runtime {
       const bound = shape.map((d) => bind(d, symbols))
       out[name] = fed ? { ...feeds[port]!, shape: bound } : fromOrt(fetched[port]!, bound)
     }
-    return out as Record<O, Tensor>
+    return out
   }
 
   async #fetch(emitted: Emitted, folder: string, feeds: Feeds, fetches: readonly string[]) {
