@@ -52,6 +52,7 @@ export const hfDinov2: Family = {
       layerScale: true,
       prefix,
       positions: "classAndPatches",
+      positionsAntialiased: registers,
       pool: classifies ? "clsAndMean" : "cls",
       nClasses: labels.length,
       outputs: classifies ? ["logits"] : ["last_hidden_state", "pooler_output"],

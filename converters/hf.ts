@@ -58,6 +58,7 @@ export const plainVision = {
   lnFinal: true,
   pool: "cls",
   poolsPrefix: false,
+  positionsAntialiased: false,
   poolMlp: 0,
   lnPooled: false,
   pooler: undefined,

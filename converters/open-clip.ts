@@ -50,6 +50,7 @@ function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): Vis
     imageSize,
     patchSize,
     positionGrid: imageSize.map((s, i) => c.divide("image_size by patch_size", s, patchSize[i]!)) as [number, number],
+    positionsAntialiased: true,
     nChannels: 3,
     patchBias: false,
     prefix: [{ name: "cls", count: 1 }],

@@ -106,6 +106,7 @@ export function timmVision(
     imageSize,
     patchSize,
     positionGrid: imageSize.map((s, i) => c.divide("img_size by patch_size", s, patchSize[i]!)) as [number, number],
+    positionsAntialiased: true,
     nChannels: c.int("in_chans", { fallback: size[0], limit: "count" }),
     patchBias: !preNorm,
     prefix,

@@ -20,6 +20,7 @@ export {
   HookedViT,
   type CacheOptions,
   type Edit,
+  type GraphView,
   type Interventions,
   type ModelInput,
   type Positions,

@@ -1,7 +1,8 @@
 /** @file The oracle's resampling of position tables against torch.nn.functional.interpolate. */
+import { fileURLToPath } from "node:url"
 import { describe, expect, it } from "vitest"
-import { antialiased, resampled } from "../src/export/oracle-positions.ts"
-import type { ModelConfig } from "../src/model/config.ts"
+import { loadPretrained } from "../src/hub/load-pretrained.ts"
+import { resampled } from "../src/export/oracle-positions.ts"
 
 const SMALL = Array.from({ length: 12 }, (_, i) => ((7 * i * i + 3 * i) % 11) - 5) // 3 x 4
 const LARGE = Array.from({ length: 64 }, (_, i) => (i * i) % 23) // 8 x 8
@@ -85,16 +86,17 @@ describe("resampled", () => {
   })
 })
 
-describe("antialiased", () => {
+describe("the filter of each library", () => {
   // timm layers/pos_embed.py, open_clip model.py, transformers models/*/modeling_*.py
   it.each([
-    ["timm", "vit_tiny_patch16_224", true],
-    ["open-clip", "CLIP", true],
-    ["hf-dinov2", "Dinov2WithRegistersModel", true],
-    ["hf-dinov2", "Dinov2Model", false],
-    ["hf-vit", "ViTModel", false],
-    ["hf-clip", "SiglipModel", false],
-  ])("%s %s: %j", (family, architecture, wanted) => {
-    expect(antialiased({ family, architecture } as ModelConfig)).toBe(wanted)
+    ["timm-deit3", true],
+    ["open-clip-quickgelu", true],
+    ["hf-dinov2-registers-base", true],
+    ["hf-dinov2", false],
+    ["hf-vit-names-v5", false],
+    ["hf-siglip-vision", false],
+  ])("%s: %j", async (name, wanted) => {
+    const { config } = await loadPretrained(fileURLToPath(new URL(`fixtures/reference/${name}`, import.meta.url)))
+    expect(config.vision.positionsAntialiased).toBe(wanted)
   })
 })

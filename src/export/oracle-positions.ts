@@ -1,15 +1,7 @@
 /** @file The oracle's position tables at another image size, as each library resamples them (torch's interpolate). */
-import type { ModelConfig } from "../model/config.ts"
 import type { Numbers } from "./oracle-math.ts"
 
 type Grid = readonly [number, number]
-
-/**
- * timm (layers/pos_embed.py), open_clip (model.py) and transformers' DINOv2 with registers ask for antialias=True; the
- * other models of transformers leave it False.
- */
-export const antialiased = ({ family, architecture }: ModelConfig): boolean =>
-  family === "timm" || family === "open-clip" || architecture.startsWith("Dinov2WithRegisters")
 
 /** Rows of `d` values on the grid `from`, bicubic on the grid `to`. */
 export function resampled(table: Numbers, d: number, from: Grid, to: Grid, antialias: boolean): Float64Array {

@@ -8,7 +8,7 @@ import { fail } from "../errors.ts"
 import type { ModelConfig, TextConfig, VisionConfig, VisionOutput } from "../model/config.ts"
 import { attention, block, dense, mlp, norm, Part, sum, type WeightOf } from "./oracle-layers.ts"
 import { ACTIVATION, rowProducts, transposed, type Array64, type Numbers } from "./oracle-math.ts"
-import { antialiased, resampled } from "./oracle-positions.ts"
+import { resampled } from "./oracle-positions.ts"
 
 export interface Feeds {
   /** [batch, channels, height, width] */
@@ -105,7 +105,7 @@ function textsOf(cfg: TextConfig, ids: Feeds["input_ids"]): number[][] {
 function see(p: Part, config: ModelConfig, pixels: Float64Array): Map<VisionOutput, Array64> {
   const cfg = config.vision
   const patches = p.keep("hook_embed", dense(p.at("embed", "proj"), cut(cfg, pixels), cfg.dModel, cfg.patchBias))
-  let x = p.keep("hook_full_embed", withTokens(p, cfg, patches, antialiased(config))) // [1, T, d]
+  let x = p.keep("hook_full_embed", withTokens(p, cfg, patches, cfg.positionsAntialiased)) // [1, T, d]
   if (cfg.lnPre) x = p.keep("hook_ln_pre", norm(p.at("ln_pre"), cfg.eps, x))
   for (let i = 0; i < cfg.nLayers; i++) x = block(p.at("blocks", i), cfg, x)
   const final = cfg.lnFinal ? norm(p.at("ln_final"), cfg.eps, x) : x

@@ -32,6 +32,12 @@ export async function writeManifest(folder: string, about: Readonly<Record<strin
   await writeFileAtomic(join(folder, NAME), `${JSON.stringify({ format: FORMAT, ...about, files }, undefined, 2)}\n`)
 }
 
+function entryOf(entry: unknown, name: string, file: string): Entry {
+  const { bytes, sha256 } = (entry ?? {}) as Record<string, unknown>
+  if (typeof bytes === "number" && typeof sha256 === "string") return { bytes, sha256 }
+  return fail("E_INTEGRITY", `${file}: "${name}" must have bytes and sha256, got ${JSON.stringify(entry)}`, { file })
+}
+
 const checked = new Map<string, string>()
 
 /**
@@ -46,8 +52,8 @@ export async function checkManifest(folder: string, needed: (name: string) => bo
   if (json?.format !== FORMAT) return false
   if (typeof json.files !== "object" || json.files === null)
     fail("E_INTEGRITY", `${path}: "files" must be an object`, { file: path })
-  for (const [name, entry] of Object.entries(json.files as Record<string, Entry>)) {
-    if (needed(safeRelPath(name, path))) await checkFile(join(folder, name), entry)
+  for (const [name, entry] of Object.entries(json.files)) {
+    if (needed(safeRelPath(name, path))) await checkFile(join(folder, name), entryOf(entry, name, path))
   }
   return true
 }
@@ -64,7 +70,7 @@ async function checkFile(path: string, expected: Entry): Promise<void> {
   if (checked.get(path) === stamp) return
   const got = await described(path)
   if (got.bytes !== expected.bytes || got.sha256 !== expected.sha256) {
-    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${`${sha256}`.slice(0, 12)}...`
+    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${sha256.slice(0, 12)}...`
     fail(
       "E_INTEGRITY",
       `${path}: expected ${text(expected)}, got ${text(got)}; it was changed, convert the model again`,

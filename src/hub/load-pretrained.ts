@@ -4,7 +4,7 @@ import { join } from "node:path"
 import { convertCheckpoint } from "../../converters/index.ts"
 import { decodeImage, type Image } from "../data/image.ts"
 import { batch, fromHf, fromOpenClip, fromTimm, outputSize, type Preprocessing } from "../data/preprocess.ts"
-import { fail } from "../errors.ts"
+import { fail, PrismaError } from "../errors.ts"
 import { openCheckpoint, type Checkpoint } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest } from "../files/manifest.ts"
@@ -24,7 +24,7 @@ export interface LoadOptions extends RuntimeOptions {
   readonly cacheDir?: string
   /** Read PyTorch pickles (.bin, .pth) where there is no safetensors. */
   readonly allowPickle?: boolean
-  /** Build for another image size in pixels: the position table is resampled as transformers does. */
+  /** Build for another image size in pixels: the position table is resampled as its library does. */
   readonly imageSize?: number | readonly [height: number, width: number]
   /** An onnxruntime module in place of onnxruntime-node. */
   readonly module?: OrtModule
@@ -47,18 +47,20 @@ export interface ModelSource {
 export class LoadedViT extends HookedViT {
   readonly source: ModelSource
   readonly warnings: readonly string[]
-  readonly #preprocessing: Preprocessing | undefined
+  readonly #preprocessing: Preprocessing | PrismaError | undefined
 
-  constructor(parts: HookedViTParts, source: ModelSource, preprocessing: Preprocessing | undefined) {
+  constructor(parts: HookedViTParts, source: ModelSource, preprocessing: Preprocessing | PrismaError | undefined) {
     super(parts)
     this.source = source
-    this.warnings = source.checkpoint.warnings
+    const unusable = preprocessing instanceof PrismaError ? [`images cannot be prepared: ${preprocessing.message}`] : []
+    this.warnings = [...source.checkpoint.warnings, ...unusable]
     this.#preprocessing = preprocessing
   }
 
   /** What the repo says is done to images. Error: E_PREPROC where it says nothing, or another size than the model's. */
   get preprocessing(): Preprocessing {
     const p = this.#preprocessing
+    if (p instanceof PrismaError) throw p
     if (!p)
       return fail(
         "E_PREPROC",
@@ -75,9 +77,9 @@ export class LoadedViT extends HookedViT {
     return p
   }
 
-  /** Does the repo say what is done to images? */
+  /** Does the repo say what is done to images, in a way that can be done? */
   get hasPreprocessing(): boolean {
-    return this.#preprocessing !== undefined
+    return this.#preprocessing !== undefined && !(this.#preprocessing instanceof PrismaError)
   }
 
   /** Image files (paths), their bytes, or decoded images, as pixel_values [b, c, H, W]. */
@@ -111,9 +113,12 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
     })
   }
   const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path)
-  const preprocessing = await preprocessingOf(folder, configJson, config)
+  const found = await preprocessingOf(folder, configJson, config).catch(unusable)
+  const usable = found instanceof PrismaError ? undefined : found
+  const built = sized(config, imageSize, usable, path)
+  const preprocessing = usable && imageSize !== undefined ? fitted(usable, built.vision.imageSize) : found
   const parts: HookedViTParts = {
-    config: sized(config, imageSize, preprocessing, path),
+    config: built,
     weights,
     runtime: runtime ?? nodeRuntime({ ...session, ...(module && { module }) }),
     read: readTensor,
@@ -177,6 +182,12 @@ async function preprocessingOf(
   return fromHf(await readJson(path, CONFIG), path, { ...channels, ...(type && { type }) })
 }
 
+/** What is wrong with a preprocessing waits until images are prepared: timm writes three means for one channel. */
+function unusable(error: unknown): PrismaError {
+  if (error instanceof PrismaError && error.code === "E_PREPROC") return error
+  throw error
+}
+
 /** The config at another image size. DINOv2, which resamples its positions itself, follows its preprocessing. */
 function sized(
   config: ModelConfig,
@@ -199,12 +210,16 @@ function sized(
       { file },
     )
   }
-  if (config.family === "timm" || config.family === "open-clip") {
-    fail(
-      "E_CONFIG",
-      `${file}: image size ${h}x${w} is not the checkpoint's ${vision.imageSize.join("x")}, and ${config.family} position tables are not resampled`,
-      { file },
-    )
-  }
   return { ...config, vision: { ...vision, imageSize: [h, w] } }
+}
+
+/** The same steps for another size: what was cropped away stays the same share of the image. */
+function fitted(p: Preprocessing, [height, width]: readonly [number, number]): Preprocessing {
+  const crop = p.crop && { ...p.crop, height, width }
+  if (!p.resize || !p.crop)
+    return { ...p, crop, resize: p.resize && { to: "exact", height, width, resample: p.resize.resample } }
+  const scaled = (edge: number) =>
+    Math.round((edge * Math.min(height, width)) / Math.min(p.crop!.height, p.crop!.width))
+  if (p.resize.to === "shortest") return { ...p, crop, resize: { ...p.resize, edge: scaled(p.resize.edge) } }
+  return { ...p, crop, resize: { ...p.resize, height: scaled(p.resize.height), width: scaled(p.resize.width) } }
 }

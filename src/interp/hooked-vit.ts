@@ -38,8 +38,15 @@ export interface Interventions {
 export type Positions = number | readonly [start: number, end: number]
 
 export interface RunOptions extends Interventions {
-  /** Names among the model's outputs and hooks; by default all outputs that the inputs allow. */
-  readonly outputs?: readonly string[]
+  /** Names among the model's outputs and hooks, or new values made of them; by default all outputs that the inputs allow. */
+  readonly outputs?: readonly string[] | ((at: GraphView) => Values)
+}
+
+/** The graph of a run as `outputs` sees it: a lens or a metric is more values hung on it. */
+export interface GraphView {
+  readonly outputs: Values
+  /** The value at a hook, after any intervention. */
+  readonly hook: (name: string) => Value
 }
 
 export interface CacheOptions extends Interventions {
@@ -89,10 +96,17 @@ export class HookedViT {
 
   /** The model's outputs, under the names of its library. */
   async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
-    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, new Set(options.outputs ?? []))
-    const outputs = options.outputs
-      ? this.#named(built, options.outputs)
-      : without(built.outputs, unavailable(built, values))
+    const { outputs: wanted } = options
+    const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
+    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, reads)
+    const find = (name: string) =>
+      built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
+    const outputs =
+      wanted === undefined
+        ? without(built.outputs, unavailable(built, values))
+        : typeof wanted === "function"
+          ? wanted({ outputs: built.outputs, hook: find })
+          : Object.fromEntries(wanted.map((name) => [name, find(name)]))
     return outputsOf(await runStaged(this.runtime, inputs, outputs, cuts, feeds))
   }
 
@@ -184,16 +198,7 @@ export class HookedViT {
     }, 0)
   }
 
-  #named(built: Built, names: readonly string[]): Values {
-    return Object.fromEntries(
-      names.map((name) => {
-        const value = built.outputs[name] ?? built.scope.hooks.get(name)?.value
-        return [name, value ?? this.#unknownOutput(built, name)]
-      }),
-    )
-  }
-
-  #unknownOutput(built: Built, name: string): never {
+  #unknown(built: Built, name: string): never {
     if (this.hooks.has(name)) return fail("E_HOOK", `the hook "${name}" is not part of this run`)
     matchHooks(this.hooks, name)
     return fail("E_HOOK", `no output "${name}"; the model has ${Object.keys(built.outputs).join(", ")}`)

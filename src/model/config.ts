@@ -55,6 +55,8 @@ export interface VisionConfig extends StackConfig {
   readonly patchSize: readonly [number, number]
   /** Patches down and across that the position table was made for; another image size resamples it. */
   readonly positionGrid: readonly [number, number]
+  /** Does the library smooth a table that it makes smaller? */
+  readonly positionsAntialiased: boolean
   readonly nChannels: number
   readonly patchBias: boolean
   readonly prefix: readonly PrefixToken[]

@@ -1,48 +1,62 @@
 /** @file Position tables at another image size: bicubic interpolation as a matrix, so that it is part of the graph. */
-import { constant, concat, matmul, slice } from "../graph/ops.ts"
+import { concat, constant, matmul, slice } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
-import { float32 } from "../tensor/tensor.ts"
+import { float32, type Tensor } from "../tensor/tensor.ts"
 
-type Grid = readonly [number, number]
+type Grid = readonly [rows: number, columns: number]
+/** What one sample is made of. */
+type Taps = readonly (readonly [index: number, weight: number])[]
 
-/** The patch rows of a table [before + P, d] from one grid to another; the rows before them stay. */
-export function resamplePositions(table: Value, before: number, from: Grid, to: Grid): Value {
+/**
+ * The patch rows of a table [before + P, d] from one grid to another; the rows before them stay. As
+ * torch.nn.functional.interpolate(mode="bicubic", align_corners=False), with `antialias` or without.
+ */
+export function resamplePositions(table: Value, before: number, from: Grid, to: Grid, antialias: boolean): Value {
   if (from[0] === to[0] && from[1] === to[1]) return table
-  const patches = slice(table, 0, before, before + from[0] * from[1])
-  const resampled = matmul(constant(bicubicMatrix(from, to)), patches)
+  const axis = antialias ? smoothTaps : taps
+  const matrix = outerProduct(axis(from[0], to[0]), axis(from[1], to[1]), from)
+  const resampled = matmul(constant(matrix), slice(table, 0, before, before + from[0] * from[1]))
   return before ? concat([slice(table, 0, 0, before), resampled], 0) : resampled
 }
 
-/** [to patches, from patches]: row-major outer product of the two axes' weights. */
-function bicubicMatrix(from: Grid, to: Grid) {
-  const [rows, columns] = [weights(from[0], to[0]), weights(from[1], to[1])]
-  const [n, m] = [to[0] * to[1], from[0] * from[1]]
+/** [to patches, from patches] */
+function outerProduct(rows: readonly Taps[], columns: readonly Taps[], from: Grid): Tensor<"float32"> {
+  const [n, m] = [rows.length * columns.length, from[0] * from[1]]
   const out = new Float32Array(n * m)
-  for (let y = 0; y < to[0]; y++) {
-    for (let x = 0; x < to[1]; x++) {
-      const at = (y * to[1] + x) * m
-      for (const [i, wy] of rows[y]!) for (const [j, wx] of columns[x]!) out[at + i * from[1] + j]! += wy * wx
+  for (const [y, down] of rows.entries()) {
+    for (const [x, across] of columns.entries()) {
+      const at = (y * columns.length + x) * m
+      for (const [i, wy] of down) for (const [j, wx] of across) out[at + i * from[1] + j]! += wy * wx
     }
   }
   return float32([n, m], out)
 }
 
-/**
- * For each of `to` samples, four neighbours and their weights: torch.nn.functional.interpolate(mode="bicubic",
- * align_corners=False), which transformers uses: a = -0.75, no antialiasing, edges repeated.
- */
-function weights(from: number, to: number): (readonly [index: number, weight: number])[][] {
-  const scale = from / to
+/** Four neighbours of each sample, edges repeated; a = -0.75. */
+function taps(from: number, to: number): Taps[] {
   return Array.from({ length: to }, (_, k) => {
-    const at = scale * (k + 0.5) - 0.5
+    const at = (from / to) * (k + 0.5) - 0.5
     const base = Math.floor(at)
-    const t = at - base
-    return [-1, 0, 1, 2].map((i) => [Math.min(from - 1, Math.max(0, base + i)), cubic(Math.abs(t - i))] as const)
+    return [-1, 0, 1, 2].map((i) => [Math.min(from - 1, Math.max(0, base + i)), cubic(Math.abs(at - base - i), -0.75)])
   })
 }
 
-const A = -0.75
+/** All neighbours within two samples of the coarser grid, their weights made to sum to 1; a = -0.5, as Pillow's. */
+function smoothTaps(from: number, to: number): Taps[] {
+  const scale = from / to
+  const stretch = Math.max(1, scale)
+  return Array.from({ length: to }, (_, k) => {
+    const centre = scale * (k + 0.5)
+    const first = Math.max(0, Math.trunc(centre - 2 * stretch + 0.5))
+    const end = Math.min(from, Math.trunc(centre + 2 * stretch + 0.5))
+    const near = Array.from({ length: end - first }, (_, j) =>
+      cubic(Math.abs(first + j - centre + 0.5) / stretch, -0.5),
+    )
+    const total = near.reduce((sum, w) => sum + w, 0)
+    return near.map((w, j) => [first + j, w / total])
+  })
+}
 
-/** Keys' cubic convolution kernel (doi:10.1109/TASSP.1981.1163711). */
-const cubic = (x: number): number =>
-  x <= 1 ? ((A + 2) * x - (A + 3)) * x * x + 1 : x < 2 ? ((A * x - 5 * A) * x + 8 * A) * x - 4 * A : 0
+/** Keys' cubic convolution kernel (doi:10.1109/TASSP.1981.1163711) at distance x. */
+const cubic = (x: number, a: number): number =>
+  x <= 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : x < 2 ? ((a * x - 5 * a) * x + 8 * a) * x - 4 * a : 0

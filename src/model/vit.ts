@@ -45,7 +45,7 @@ function positionTable(s: Scope, cfg: VisionConfig): Value {
   const before = placed.reduce((n, t) => n + t.count, 0)
   const [gh, gw] = cfg.positionGrid
   const stored = s.at("embed").param("pos", [before + gh * gw, d])
-  const table = resamplePositions(stored, before, cfg.positionGrid, grid(cfg))
+  const table = resamplePositions(stored, before, cfg.positionGrid, grid(cfg), cfg.positionsAntialiased)
   const unplaced = cfg.positions === "patches" ? 0 : nPrefix(cfg) - before
   const rows = unplaced
     ? concat([slice(table, 0, 0, before), zeros(unplaced, d), slice(table, 0, before, before + nPatches(cfg))], 0)

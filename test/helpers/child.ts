@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, 
 import { tmpdir } from "node:os"
 import { dirname, join, relative, resolve } from "node:path"
 import ts from "typescript"
+import { afterAll } from "vitest"
 
 const root = resolve(import.meta.dirname, "../..")
 
@@ -19,9 +20,12 @@ const OPTIONS: ts.CompilerOptions = {
   rewriteRelativeImportExtensions: true,
 }
 
+afterAll(() => {
+  if (copy !== undefined) rmSync(copy, { recursive: true })
+})
+
 function begin(): string {
   const folder = mkdtempSync(join(tmpdir(), "vit-prisma-child-"))
-  process.once("exit", () => rmSync(folder, { recursive: true, force: true }))
   writeFileSync(join(folder, "package.json"), '{"type":"module"}')
   symlinkSync(join(root, "node_modules"), join(folder, "node_modules"))
   return folder
