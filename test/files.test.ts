@@ -14,8 +14,8 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs"
-import { homedir, tmpdir } from "node:os"
-import { dirname, join, relative } from "node:path"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { PrismaError } from "../src/errors.ts"
 import { makeFolder, publishFolder, writeFileAtomic } from "../src/files/atomic.ts"
@@ -227,9 +227,19 @@ describe("outputs", () => {
   })
 
   it("never replace the folder one works or lives in", async () => {
-    for (const own of [process.cwd(), homedir(), dirname(process.cwd()), "/"]) {
-      expect(await code(put(true)(own)), relative("/", own)).toBe("E_OUTPUT")
-    }
+    // In a process that works and lives in folders made for it: without the check they would be gone.
+    const program = `
+import { publishFolder } from "../src/files/atomic.ts"
+for (const own of process.argv.slice(2)) {
+  console.log(await publishFolder(own, async () => "done", { force: true }).catch((e: { code: string }) => e.code))
+}
+`
+    const [cwd, home] = [at("own/work"), at("own/home")]
+    for (const dir of [cwd, home]) await makeFolder(join(dir, "keep"))
+    const args = [cwd, home, at("own"), ".", at("own/other")]
+    const { stdout } = await runTs(program, { args, cwd, env: { HOME: home } })
+    expect(stdout.trim().split("\n")).toEqual(["E_OUTPUT", "E_OUTPUT", "E_OUTPUT", "E_OUTPUT", "done"])
+    expect([...readdirSync(cwd), ...readdirSync(home)]).toEqual(["keep", "keep"])
   })
 
   it("are not there when the filler fails, whose own error is kept", async () => {

@@ -31,12 +31,12 @@ const SEED = 1
 export async function certify(
   model: LoadedViT,
   onnx: string,
-  { outputs }: ExportedGraph,
+  { inputs, outputs }: ExportedGraph,
   onProgress: (step: string, done: number, total: number) => void,
 ): Promise<Certificate> {
   const feeds = randomInputs(model)
   onProgress("certify", 0, 2)
-  const got = await runFile(onnx, feeds, Object.keys(outputs))
+  const got = await runFile(onnx, { ...unreplaced(inputs), ...feeds }, Object.keys(outputs))
   onProgress("certify", 1, 2)
   const weights = new Map<string, { shape: readonly number[]; data: Float64Array }>()
   for (const [name, weight] of model.weights) {
@@ -104,6 +104,17 @@ function generator(seed: number): () => number {
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
 }
+
+/** Replaceable hooks left as they are computed. */
+const unreplaced = (inputs: ExportedGraph["inputs"]): Record<string, Feed> =>
+  Object.fromEntries(
+    Object.entries(inputs).flatMap(([name, { shape, replaces }]) => {
+      const empty = shape.map((d) => (typeof d === "number" ? d : 0))
+      return replaces === undefined
+        ? []
+        : [[name, { dtype: "float32", shape: empty, data: new Float32Array() }] as const]
+    }),
+  )
 
 async function runFile(onnx: string, feeds: Readonly<Record<string, Feed>>, fetches: readonly string[]) {
   const ort = load("onnxruntime-node")

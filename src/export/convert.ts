@@ -15,7 +15,7 @@ import { matchHooks, type HookNames } from "../model/hooks.ts"
 import { build } from "../model/model.ts"
 import type { Weights } from "../model/scope.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
-import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import type { StoredTensor, Tensor } from "../tensor/tensor.ts"
 import { version } from "../version.ts"
 import { certify, type Certificate } from "./certify.ts"
 import { transformersConfig, transformersProcessor } from "./transformers-config.ts"
@@ -23,7 +23,10 @@ import { transformersConfig, transformersProcessor } from "./transformers-config
 export interface ConvertOptions {
   /** Hooks that become outputs. */
   readonly hooks?: HookNames
-  /** Hooks that become inputs: fed, they replace what is computed; not fed, nothing changes. */
+  /**
+   * Hooks that become inputs: what is fed replaces what is computed; fed with an empty first axis, nothing changes.
+   * (ONNX's defaults of inputs cannot serve: onnxruntime's JavaScript interface never feeds an input that has one.)
+   */
   readonly inputs?: HookNames
   /** Compare everything put out with a float64 implementation of its own; above `tolerance` nothing is published. */
   readonly certify?: boolean
@@ -123,9 +126,8 @@ async function writeGraph(
   const hooks = Object.fromEntries(outputs.map((name) => [name, built.scope.hooks.get(name)!.value]))
   const inputs: Values = { ...built.inputs, ...placeholders }
   const all: Values = { ...built.outputs, ...hooks }
-  const defaults = new Map(Object.entries(placeholders).map(([name, v]) => [name, nothing(v.shape)]))
   const metadata = { "vit-prisma": version, family: model.config.family, architecture: model.config.architecture }
-  const { bytes } = emit(inputs, all, { locate: () => "model.onnx_data", named: true, defaults, metadata })
+  const { bytes } = emit(inputs, all, { locate: () => "model.onnx_data", named: true, metadata })
   await writeFileAtomic(join(temp, "onnx", "model.onnx"), bytes)
   const replaces = new Map(replaceable.map((name) => [inputName(name, outputs), name]))
   return {
@@ -141,13 +143,6 @@ async function writeGraph(
 
 /** A hook's own name; where that is an output already, with `.in` behind it. */
 const inputName = (hook: string, outputs: readonly string[]): string => (outputs.includes(hook) ? `${hook}.in` : hook)
-
-/** An empty first axis: nothing is fed. */
-const nothing = (shape: Shape): Tensor =>
-  float32(
-    shape.map((d) => (typeof d === "number" ? d : 0)),
-    [],
-  )
 
 /** The model's weights as views into the written file, by the same converter. */
 async function weightsOf(model: LoadedViT, file: string): Promise<Weights> {

@@ -27,8 +27,6 @@ export interface EmitOptions {
   /** Give each output a port of its own name and exact shape, as a model for others needs. Otherwise a value
    * is put out as it is computed and its shape given afterwards: a Reshape before an output is a copy. */
   readonly named?: boolean
-  /** Values of inputs that need not be fed. */
-  readonly defaults?: ReadonlyMap<string, Tensor>
   readonly metadata?: Readonly<Record<string, string>>
 }
 
@@ -193,6 +191,7 @@ class Emission implements Writing {
   readonly #used = new Set<string>()
   readonly #reserved = new Map<Value, string>()
   readonly #taken: Set<string>
+  readonly #copies = new Map<string, number>()
   readonly #shared = new Map<string, OpenNode>()
   readonly #constants = new Map<string, string>()
   readonly #options: EmitOptions
@@ -203,7 +202,6 @@ class Emission implements Writing {
     this.#taken = new Set(Object.keys(inputs))
     this.stop = new Set(Object.values(inputs))
     for (const [name, v] of Object.entries(inputs)) this.#names.set(v, name)
-    for (const [name, tensor] of options.defaults ?? []) this.initializers.set(name, tensor)
   }
 
   root(v: Value): Value {
@@ -349,7 +347,10 @@ class Emission implements Writing {
   /** Names of hooks, weights and nodes share one space in ONNX. */
   #unique(name: string): string {
     let free = name
-    for (let i = 1; this.#taken.has(free); i++) free = `${name}~${i}`
+    for (let i = this.#copies.get(name) ?? 1; this.#taken.has(free); i++) {
+      free = `${name}~${i}`
+      this.#copies.set(name, i + 1)
+    }
     this.#taken.add(free)
     return free
   }

@@ -19,7 +19,7 @@ export const mul = (a: Value, b: Value): Value => binary("Mul", a, b)
 export const div = (a: Value, b: Value): Value => binary("Div", a, b)
 export const equal = (a: Value, b: Value): Value => new Value("Equal", [a, b], {}, fitted("equal", a, b), "bool")
 
-export const neg = (x: Value): Value => new Value("Neg", [x], {}, x.shape)
+export const neg = (x: Value): Value => new Value("Neg", [x], {}, x.shape, x.dtype)
 export const exp = (x: Value): Value => new Value("Exp", [x], {}, x.shape)
 export const log = (x: Value): Value => new Value("Log", [x], {}, x.shape)
 export const sqrt = (x: Value): Value => new Value("Sqrt", [x], {}, x.shape)
@@ -78,7 +78,7 @@ export function linear(x: Value, w: Value, b?: Value): Value {
 }
 
 export function transpose(x: Value, perm: readonly number[]): Value {
-  if (perm.length !== x.shape.length || new Set(perm).size !== perm.length) {
+  if (perm.length !== x.shape.length || x.shape.some((_, i) => !perm.includes(i))) {
     fail("E_INPUT", `transpose: permutation [${perm.join(", ")}] does not fit shape ${show(x.shape)}`)
   }
   return new Value(
@@ -110,8 +110,12 @@ export function concat(values: readonly Value[], axis: number): Value {
   const [first, ...rest] = values
   if (!first) return fail("E_INPUT", "concat: nothing to join")
   if (!rest.length) return first
-  const fixed = (v: Value) => v.shape.with(axis, 0)
-  for (const v of rest) if (!same(fixed(first), fixed(v))) mismatch("concat", first, v)
+  if (first.shape[axis] === undefined) fail("E_INPUT", `concat: ${show(first.shape)} has no axis ${axis}`)
+  const fits = (v: Value) =>
+    v.dtype === first.dtype &&
+    v.shape.length === first.shape.length &&
+    same(v.shape.with(axis, 0), first.shape.with(axis, 0))
+  for (const v of rest) if (!fits(v)) mismatch("concat", first, v)
   const sizes = values.map((v) => v.shape[axis]!)
   const total = sizes.every((d) => typeof d === "number")
     ? sizes.reduce((a, b) => a + b, 0)
@@ -147,7 +151,7 @@ export const mean = (x: Value, axes: readonly number[], keepdims = false): Value
 /** Index of the first largest element along the last axis, int64. */
 export const argMax = (x: Value): Value => new Value("ArgMax", [x], {}, x.shape.slice(0, -1), "int64")
 
-/** `replacement` where it is fed; where its first axis is empty, `computed`. An input that need not be fed. */
+/** `replacement` where it is fed; where its first axis is empty, `computed`. So an input can be left out. */
 export const orElse = (replacement: Value, computed: Value): Value =>
   replacement.shape.length === computed.shape.length
     ? new Value("OrElse", [replacement, computed], {}, computed.shape, computed.dtype)
@@ -157,17 +161,23 @@ export const cast = (x: Value, to: DType): Value => (x.dtype === to ? x : new Va
 
 function reduce(op: "ReduceSum" | "ReduceMean", x: Value, axes: readonly number[], keepdims: boolean): Value {
   const at = axes.map((a) => (a < 0 ? a + x.shape.length : a))
+  if (at.some((a) => x.shape[a] === undefined)) {
+    fail("E_INPUT", `${op}: ${show(x.shape)} has no axes [${axes.join(", ")}]`)
+  }
   const shape = keepdims ? x.shape.map((d, i) => (at.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !at.includes(i))
-  return new Value(op, [x], { axes: at, keepdims }, shape)
+  return new Value(op, [x], { axes: at, keepdims }, shape, x.dtype)
 }
 
 function binary(op: "Add" | "Sub" | "Mul" | "Div", a: Value, b: Value): Value {
   return new Value(op, [a, b], {}, fitted(op.toLowerCase(), a, b), a.dtype)
 }
 
-const fitted = (op: string, a: Value, b: Value): Shape => broadcast(a.shape, b.shape) ?? mismatch(op, a, b)
+const fitted = (op: string, a: Value, b: Value): Shape =>
+  (a.dtype === b.dtype ? broadcast(a.shape, b.shape) : undefined) ?? mismatch(op, a, b)
 
 const same = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((d, i) => d === b[i])
 
 const mismatch = (op: string, a: Value, b: Value): never =>
-  fail("E_INPUT", `${op}: shapes ${show(a.shape)} and ${show(b.shape)} do not fit`)
+  fail("E_INPUT", `${op}: shapes ${typed(a)} and ${typed(b)} do not fit`)
+
+const typed = ({ dtype, shape }: Value): string => (dtype === "float32" ? show(shape) : `${dtype} ${show(shape)}`)

@@ -13,19 +13,25 @@ const WHY: Readonly<Record<string, string>> = {
   coreml: "it is for macOS",
 }
 
-/** The providers to ask onnxruntime for. Error: E_DEVICE, naming what the module has. */
-export function providers(ort: OrtModule, device: Device): string[] {
-  if (device === "cpu") return ["cpu"]
+/** The providers to ask onnxruntime for, in the order to try them. Error: E_DEVICE, naming what the module has. */
+export function providers(ort: OrtModule, device: Device): string[][] {
+  if (device === "cpu") return [["cpu"]]
   const listed = ort.listSupportedBackends?.()
   if (device === "auto") {
-    const first = ["cuda", "coreml", "dml"].find((name) => listed?.some((b) => b.name === name && b.bundled))
-    return first ? [first, "cpu"] : ["cpu"]
+    const bundled = ["cuda", "coreml", "dml"].filter((name) => listed?.some((b) => b.name === name && b.bundled))
+    return [...bundled.map((name) => [name, "cpu"]), ["cpu"]]
   }
+  if (!DEVICES.includes(device)) fail("E_DEVICE", `no device ${device as string}; there are ${DEVICES.join(", ")}`)
   if (listed && !listed.some((b) => b.name === device)) {
-    fail(
-      "E_DEVICE",
-      `device ${device} is not in this onnxruntime (it has ${listed.map((b) => b.name).join(", ")}): ${WHY[device]}`,
-    )
+    const has = listed.map((b) => b.name).join(", ")
+    fail("E_DEVICE", `device ${device} is not in this onnxruntime (it has ${has}): ${WHY[device]}`)
   }
-  return [device, "cpu"]
+  return [[device, "cpu"]]
+}
+
+/** A session that could not be made: E_DEVICE where an accelerator was asked for by name, else E_RUNTIME. */
+export function noSession(device: Device, cause: unknown): never {
+  const said = (cause instanceof Error ? cause.message : String(cause)).split("\n")[0]
+  if (!(device in WHY)) return fail("E_RUNTIME", `onnxruntime could not make a session: ${said}`, { cause })
+  return fail("E_DEVICE", `device ${device} does not work here: ${said}; ${WHY[device]}`, { cause })
 }

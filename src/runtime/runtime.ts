@@ -4,7 +4,7 @@ import { bind, type Shape } from "../graph/dims.ts"
 import { emit, type Emitted, type Values } from "../graph/emit.ts"
 import { toposort, is, type Value } from "../graph/value.ts"
 import { DTYPES, show, size, tensor, type DType, type Tensor } from "../tensor/tensor.ts"
-import { providers, type Device } from "./devices.ts"
+import { noSession, providers, type Device } from "./devices.ts"
 import type { OrtModule, OrtSession, OrtTensor } from "./ort.ts"
 
 export type Feeds = Readonly<Record<string, Tensor>>
@@ -40,6 +40,7 @@ export class Runtime {
   readonly #ort: OrtModule
   readonly #options: RuntimeOptions
   readonly #kept = new Map<string, Kept>()
+  #providers: readonly string[][] | undefined
   #made = 0
 
   constructor(ort: OrtModule, options: RuntimeOptions = {}) {
@@ -59,7 +60,9 @@ export class Runtime {
   async compile<O extends string>(inputs: Values, outputs: Readonly<Record<O, Value>>): Promise<Compiled<O>> {
     const folder = weightsFolder(Object.values(outputs), new Set(Object.values(inputs)))
     const emitted = emit(inputs, outputs, { locate: (file) => file.slice(folder.length) })
-    if (emitted.inputs.length || [...emitted.outputs.values()].some((o) => !o.fed)) await this.#session(emitted, folder)
+    if (emitted.inputs.length || [...emitted.outputs.values()].some((o) => !o.fed)) {
+      await this.#with(emitted, folder, async () => {})
+    }
     return (feeds) => this.#run(emitted, folder, inputs, feeds)
   }
 
@@ -88,58 +91,64 @@ export class Runtime {
   }
 
   async #fetch(emitted: Emitted, folder: string, feeds: Feeds, fetches: readonly string[]) {
-    const kept = await this.#session(emitted, folder)
     const fed = Object.fromEntries(emitted.inputs.map((name) => [name, this.#toOrt(feeds[name]!)]))
+    return this.#with(emitted, folder, (session) =>
+      session.run(fed, fetches).catch((cause: unknown) => failed("the model failed while running", cause)),
+    )
+  }
+
+  /** Use the session of a graph, which is not dropped meanwhile. */
+  async #with<T>(emitted: Emitted, folder: string, use: (session: OrtSession) => Promise<T>): Promise<T> {
+    const kept = this.#session(emitted, folder)
     kept.running++
     try {
-      return await (await kept.session).run(fed, fetches)
-    } catch (cause) {
-      return failed("the model failed while running", cause)
+      return await use(await kept.session)
     } finally {
       kept.running--
+      await this.#trim()
     }
   }
 
-  async #session(emitted: Emitted, folder: string): Promise<Kept> {
-    const key = `${hash(emitted.bytes)}:${folder}`
+  #session({ bytes }: Emitted, folder: string): Kept {
+    const key = `${hash(bytes)}:${folder}`
     const known = this.#kept.get(key)
-    if (known && sameBytes(known.bytes, emitted.bytes)) {
-      this.#kept.delete(key)
+    this.#kept.delete(key)
+    if (known && sameBytes(known.bytes, bytes)) {
       this.#kept.set(key, known)
       return known
     }
-    const { prepack, threads, session, device = "cpu" } = this.#options
-    const created = this.#ort.InferenceSession.create(emitted.bytes, {
-      executionProviders: providers(this.#ort, device),
-      logSeverityLevel: 3,
-      ...(threads !== undefined && { intraOpNumThreads: threads }),
-      ...session,
-      extra: {
-        session: {
-          // Threads that go on spinning after a run take a core from the copying of its outputs.
-          force_spinning_stop: "1",
-          ...(!prepack && { disable_prepacking: "1" }),
-          ...(folder && { model_external_initializers_file_folder_path: folder }),
-        },
-      },
-    }).catch((cause: unknown) => failed("onnxruntime could not make a session", cause))
-    this.#made++
-    const kept: Kept = {
-      bytes: emitted.bytes,
-      folder,
-      session: created,
-      cost: SESSION_BYTES + emitted.bytes.length,
-      running: 0,
-    }
+    const session = this.#create(bytes, folder)
+    const kept: Kept = { bytes, folder, session, cost: SESSION_BYTES + bytes.length, running: 0 }
     this.#kept.set(key, kept)
-    try {
-      await created
-    } catch (error) {
-      this.#kept.delete(key)
-      throw error
-    }
-    await this.#trim()
+    session.catch(() => this.#kept.delete(key))
     return kept
+  }
+
+  /** `candidates` are tried in turn; what works is what later sessions start with. */
+  async #create(bytes: Uint8Array, folder: string, candidates?: readonly string[][]): Promise<OrtSession> {
+    const { prepack, threads, session, device = "cpu" } = this.#options
+    const tried = candidates ?? this.#providers ?? providers(this.#ort, device)
+    try {
+      const made = await this.#ort.InferenceSession.create(bytes, {
+        executionProviders: tried[0],
+        logSeverityLevel: 3,
+        ...(threads !== undefined && { intraOpNumThreads: threads }),
+        ...session,
+        extra: {
+          session: {
+            // Threads that go on spinning after a run take a core from the copying of its outputs.
+            force_spinning_stop: "1",
+            ...(!prepack && { disable_prepacking: "1" }),
+            ...(folder && { model_external_initializers_file_folder_path: folder }),
+          },
+        },
+      })
+      this.#made++
+      this.#providers = tried
+      return made
+    } catch (cause) {
+      return tried.length > 1 ? this.#create(bytes, folder, tried.slice(1)) : noSession(device, cause)
+    }
   }
 
   async #trim(): Promise<void> {
