@@ -62,7 +62,7 @@ const kindOf = (c: ConfigReader) => (c.string("model_type").startsWith("clip") ?
 export const hfClip: Family = {
   name: "hf-clip",
   supports: Object.keys(ARCHITECTURES),
-  claims: (c) => c.string("model_type", "") in FALLBACKS,
+  claims: (c) => Object.hasOwn(FALLBACKS, c.string("model_type", "")),
 
   read(c, source): ModelConfig {
     const kind = kindOf(c)
@@ -70,7 +70,7 @@ export const hfClip: Family = {
     const architecture = architectureOf(c, known, FALLBACKS[c.string("model_type")]!)
     const { outputs, pool } = ARCHITECTURES[architecture]!
     const nested = !c.string("model_type").endsWith("vision_model")
-    const v = nested ? c.object("vision_config", { fallback: {} }) : c
+    const v = nested ? subConfig(c, "vision_config", kind) : c
     const both = architecture === "CLIPModel" || architecture === "SiglipModel"
     const projects = kind === "clip" && outputs.includes("image_embeds")
     const dProjection = projects ? (nested ? c : v).int("projection_dim", { fallback: 512 }) : 0
@@ -98,7 +98,8 @@ export const hfClip: Family = {
 
   table(config, source, reader) {
     const kind = kindOf(reader)
-    const b = prefixOf(source, "embeddings.patch_embedding.weight", ["vision_model.", "", "vision_model.vision_model."])
+    const prefixes = ["vision_model.", "", "vision_model.vision_model."]
+    const b = prefixOf(source, "embeddings.patch_embedding.weight", prefixes, reader)
     const { vision, text } = config
     const rules: [string, Rule][] = [
       [`${b}embeddings.class_embedding`, "embed.cls"],
@@ -122,15 +123,20 @@ export const hfClip: Family = {
 /** Sizes must stand in a config of its own; activation and eps keep their defaults. */
 const required = ({ hidden_act, layer_norm_eps }: HfDefaults): HfDefaults => ({ hidden_act, layer_norm_eps })
 
+/** CLIP configs of 2022 have `vision_config_dict` too; where it is, transformers takes nothing else (configuration_clip.py). */
+function subConfig(c: ConfigReader, key: "vision_config" | "text_config", kind: "clip" | "siglip"): ConfigReader {
+  return c.object(kind === "clip" && c.has(`${key}_dict`) ? `${key}_dict` : key, { fallback: {} })
+}
+
 function textOf(c: ConfigReader, kind: "clip" | "siglip", dProjection: number): TextConfig {
-  const t = c.object("text_config", { fallback: {} })
+  const t = subConfig(c, "text_config", kind)
   const defaults = KINDS[kind].text
   const stack = stackOf(t, defaults)
   const eosTokenId = t.count("eos_token_id", { fallback: 49407, limit: "rows" })
   const shared = {
     ...stack,
     vocabulary: t.int("vocab_size", { fallback: defaults.vocab_size, limit: "rows" }),
-    contextLength: t.int("max_position_embeddings", { fallback: defaults.max_position_embeddings }),
+    contextLength: t.int("max_position_embeddings", { fallback: defaults.max_position_embeddings, limit: "context" }),
     eosTokenId,
   }
   if (kind === "siglip") {

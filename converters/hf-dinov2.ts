@@ -19,15 +19,15 @@ const TYPES = ["dinov2", "dinov2_with_registers"]
 
 /** The config gives a ratio; of a gated MLP the width is two thirds of that, rounded up to a multiple of 8. */
 function mlpOf(c: ConfigReader): Pick<StackConfig, "dMlp" | "gatedMlp" | "activation"> & { readonly full: number } {
-  const full = Math.trunc(c.int("hidden_size") * c.positive("mlp_ratio", { fallback: 4 }))
+  const full = c.scaled("mlp_ratio", 4, c.int("hidden_size"))
   if (!c.bool("use_swiglu_ffn", false)) {
     return { full, dMlp: full, gatedMlp: false, activation: c.activation("hidden_act", ACTIVATION) }
   }
   return { full, dMlp: Math.floor((Math.trunc((full * 2) / 3) + 7) / 8) * 8, gatedMlp: true, activation: "silu" }
 }
 
-const body = (source: Source, type: string) =>
-  prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${type}.`, ""])
+const body = (source: Source, c: ConfigReader) =>
+  prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${c.string("model_type")}.`, ""], c)
 
 export const hfDinov2: Family = {
   name: "hf-dinov2",
@@ -41,7 +41,7 @@ export const hfDinov2: Family = {
     const classifies = architecture.endsWith("Classification")
     const labels = classifies ? labelsOf(c, source, "classifier.weight") : []
     const prefix: PrefixToken[] = [{ name: "cls", count: 1 }]
-    const nRegisters = registers ? c.count("num_register_tokens", { fallback: 4 }) : 0
+    const nRegisters = registers ? c.count("num_register_tokens", { fallback: 4, limit: "tokens" }) : 0
     if (nRegisters) prefix.push({ name: "reg", count: nRegisters })
     const { full, ...mlp } = mlpOf(c)
     const vision: VisionConfig = {
@@ -61,7 +61,7 @@ export const hfDinov2: Family = {
   },
 
   table(config, source, reader) {
-    const b = body(source, reader.string("model_type"))
+    const b = body(source, reader)
     const { nLayers, gatedMlp } = config.vision
     return new Map<string, Rule>([
       [`${b}embeddings.cls_token`, "embed.cls"],

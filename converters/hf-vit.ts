@@ -1,6 +1,7 @@
 /** @file transformers' ViT, DINO (a ViT without pooler) and DeiT: old and transformers-5 names, with and without prefix. */
 import type { ModelConfig, PrefixToken, VisionConfig } from "../src/model/config.ts"
 import { architectureOf, imageOf, labelsOf, plainVision, stackOf, type HfDefaults } from "./hf.ts"
+import type { ConfigReader } from "./reader.ts"
 import { module, patchConv, perLayer, prefixOf, unused, type Family, type Rule, type Source } from "./rules.ts"
 
 // transformers models/{vit,deit}/configuration_*.py
@@ -48,8 +49,8 @@ const GENERATIONS = [
   },
 ] as const
 
-const body = (source: Source, type: string) =>
-  prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${type}.`, ""])
+const body = (source: Source, c: ConfigReader) =>
+  prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${c.string("model_type")}.`, ""], c)
 
 export const hfVit: Family = {
   name: "hf-vit",
@@ -58,7 +59,7 @@ export const hfVit: Family = {
 
   read(c, source): ModelConfig {
     const type = c.string("model_type")
-    const b = body(source, type)
+    const b = body(source, c)
     const hasPooler = source.has(`${b}pooler.dense.weight`)
     const known = of(type)
     const architecture = architectureOf(
@@ -87,7 +88,7 @@ export const hfVit: Family = {
 
   table(config, source, reader) {
     const { vision } = config
-    const b = body(source, reader.string("model_type"))
+    const b = body(source, reader)
     const g = GENERATIONS.find(({ block, q }) => source.has(`${b}${block}0.${q}.weight`)) ?? GENERATIONS[0]
     const rules: [string, Rule][] = [
       [`${b}embeddings.cls_token`, "embed.cls"],

@@ -1,7 +1,8 @@
 /** @file What transformers' configs of all families share: sizes, labels, refusals. */
-import { fail } from "../src/errors.ts"
+import { fail, listed } from "../src/errors.ts"
 import type { Activation, StackConfig, VisionConfig } from "../src/model/config.ts"
-import type { ConfigReader } from "./reader.ts"
+import { quote } from "../src/tensor/quote.ts"
+import { brief, nearestTo, type ConfigReader } from "./reader.ts"
 import type { Source } from "./rules.ts"
 
 /** A class's defaults, for sub-configs: transformers leaves out of them what is equal to its default. */
@@ -24,7 +25,7 @@ export function stackOf(c: ConfigReader, d: HfDefaults): StackConfig {
     nLayers: c.int("num_hidden_layers", { fallback: d.num_hidden_layers, limit: "count" }),
     dModel,
     nHeads,
-    dHead: c.divide("hidden_size by num_attention_heads", dModel, nHeads),
+    dHead: c.divide("hidden_size", dModel, "num_attention_heads", nHeads),
     dMlp: c.int("intermediate_size", { fallback: d.intermediate_size }),
     activation: c.activation("hidden_act", d.hidden_act),
     gatedMlp: false,
@@ -42,7 +43,7 @@ export function imageOf(c: ConfigReader, d: Partial<HfDefaults>, key = "image_si
   const optional = (value: number | undefined) => (value === undefined ? {} : { fallback: [value, value] as const })
   const imageSize = c.pair(key, optional(d.image_size))
   const patchSize = c.pair("patch_size", optional(d.patch_size))
-  const positionGrid = imageSize.map((size, i) => c.divide(`${key} by patch_size`, size, patchSize[i]!)) as [
+  const positionGrid = imageSize.map((size, i) => c.divide(key, size, "patch_size", patchSize[i]!)) as [
     number,
     number,
   ]
@@ -73,35 +74,33 @@ export const plainVision = {
  * Errors: E_CONFIG where the classifier has another number of rows or an index is left out.
  */
 export function labelsOf(c: ConfigReader, source: Source, classifier: string): string[] {
-  const map = c.has("id2label") ? c.raw("id2label") : undefined
-  const labels = map === undefined ? numbered(c.count("num_labels", { fallback: 2, limit: "rows" })) : fromMap(c, map)
+  const key = c.has("id2label") ? "id2label" : "num_labels"
+  const map = key === "id2label" ? entriesOf(c, key) : undefined
+  const n = map?.size ?? c.count(key, { fallback: 2, limit: "classes" })
   const rows = source.get(classifier)?.shape[0]
-  if (rows !== undefined && rows !== labels.length) {
-    c.invalid(`id2label names ${labels.length} classes, "${classifier}" has ${rows} rows`)
-  }
-  return labels
+  if (rows !== undefined && rows !== n) c.invalid(`${key} gives ${n} classes, "${classifier}" has ${rows} rows`)
+  return Array.from({ length: n }, (_, i) => {
+    const label = map ? map.get(String(i)) : `LABEL_${i}`
+    if (typeof label === "string") return label
+    const got = label === undefined ? "nothing" : brief(label)
+    return c.invalid(`${key} must have a text for each of 0 to ${n - 1}, got ${got} for ${i}`)
+  })
 }
 
-const numbered = (n: number): string[] => Array.from({ length: n }, (_, i) => `LABEL_${i}`)
-
-function fromMap(c: ConfigReader, map: unknown): string[] {
-  if (typeof map !== "object" || map === null)
-    return c.invalid(`id2label must be an object, got ${JSON.stringify(map)}`)
-  const entries = new Map(Object.entries(map as Record<string, unknown>))
-  return Array.from({ length: entries.size }, (_, i) => {
-    const label = entries.get(String(i))
-    if (typeof label === "string") return label
-    return c.invalid(`id2label has ${entries.size} entries and ${label === undefined ? "none" : "no text"} for ${i}`)
-  })
+function entriesOf(c: ConfigReader, key: string): ReadonlyMap<string, unknown> {
+  c.object(key) // its check
+  return new Map(Object.entries(c.raw(key) as object))
 }
 
 /** The class of the model, from `architectures`; `known` lists what is supported. */
 export function architectureOf<A extends string>(c: ConfigReader, known: readonly A[], fallback: A): A {
-  const [name, ...more] = c.strings("architectures") ?? [fallback]
+  const [name = fallback, ...more] = c.strings("architectures") ?? []
   if (!more.length && known.includes(name as A)) return name as A
+  const said = listed([name, ...more].map(quote), 3)
+  const near = more.length ? "" : ` (nearest: ${nearestTo(name, known)})`
   return fail(
     "E_UNSUPPORTED_ARCH",
-    `${c.file}: architecture ${[name, ...more].join(", ")} of model_type "${c.string("model_type", "")}" is not supported; supported are ${known.join(", ")}`,
+    `${c.file}: architectures ${said} of model_type "${c.string("model_type", "")}" is not supported${near}; supported are ${known.join(", ")}`,
     { file: c.file },
   )
 }

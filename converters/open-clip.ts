@@ -16,15 +16,15 @@ const TEXT_POOLS = { argmax: "largestId", eos: "eos", last: "last" } as const
 
 function stack(c: ConfigReader, width: number, heads: number, quickGelu: boolean): StackConfig {
   for (const key of REFUSED) {
-    if (c.has(key) && c.raw(key) !== false) c.invalid(`${key} of open_clip is not supported`)
+    if (c.has(key) && c.raw(key) !== false) c.unsupported(key)
   }
   const norm = c.object("norm_kwargs", { fallback: {} })
   return {
     nLayers: c.int("layers", { fallback: 12, limit: "count" }),
     dModel: width,
     nHeads: heads,
-    dHead: c.divide("width by heads", width, heads),
-    dMlp: Math.trunc(width * c.positive("mlp_ratio", { fallback: 4 })),
+    dHead: c.divide("width", width, "heads", heads),
+    dMlp: c.scaled("mlp_ratio", 4, width),
     activation: quickGelu ? "quick_gelu" : "gelu",
     gatedMlp: false,
     eps: norm.positive("eps", { fallback: 1e-5 }),
@@ -39,17 +39,16 @@ function stack(c: ConfigReader, width: number, heads: number, quickGelu: boolean
 function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): VisionConfig {
   if (c.has("timm_model_name")) return trunk(c, dProjection)
   const width = c.int("width", { fallback: 768 })
-  const heads = c.divide("width by head_width", width, c.int("head_width", { fallback: 64 }))
+  const heads = c.divide("width", width, "head_width", c.int("head_width", { fallback: 64 }))
   const imageSize = c.pair("image_size", { fallback: [224, 224] })
   const patchSize = c.pair("patch_size", { fallback: [16, 16] })
-  const pool = c.string("pool_type", "tok")
   const afterPool = c.bool("final_ln_after_pool", false)
   return {
     ...plainVision,
     ...stack(c, width, heads, quickGelu),
     imageSize,
     patchSize,
-    positionGrid: imageSize.map((s, i) => c.divide("image_size by patch_size", s, patchSize[i]!)) as [number, number],
+    positionGrid: imageSize.map((s, i) => c.divide("image_size", s, "patch_size", patchSize[i]!)) as [number, number],
     positionsAntialiased: true,
     nChannels: 3,
     patchBias: false,
@@ -57,7 +56,7 @@ function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): Vis
     lnPre: !c.bool("no_ln_pre", false),
     lnFinal: !afterPool,
     lnPooled: afterPool,
-    pool: known(c, "pool_type", pool, POOLS),
+    pool: c.choice("pool_type", "tok", POOLS),
     dProjection,
     outputs: ["image_embeds"],
   }
@@ -71,36 +70,30 @@ function trunk(c: ConfigReader, dProjection: number): VisionConfig {
   const args = timmArguments(c.string("timm_model_name"), c.file)
   const [h, w] = c.pair("image_size", { fallback: [224, 224] })
   const projections = { linear: dProjection, none: 0 }
-  if (c.bool("timm_proj_bias", false)) c.invalid("timm_proj_bias true is not supported")
+  if (c.bool("timm_proj_bias", false)) c.unsupported("timm_proj_bias")
   const own = timmVision(args, c.empty(), [3, h, w], 0)
-  const name = c.string("timm_pool", "avg")
   return {
     ...own,
-    pool: name === "" ? own.pool : known(c, "timm_pool", name, TIMM_POOLS),
-    dProjection: known(c, "timm_proj", c.string("timm_proj", "linear"), projections),
+    pool: c.choice("timm_pool", "avg", { ...TIMM_POOLS, "": own.pool }),
+    dProjection: c.choice("timm_proj", "linear", projections),
     outputs: ["image_embeds"],
   }
 }
 
 function textOf(c: ConfigReader, dProjection: number, quickGelu: boolean): TextConfig {
   const width = c.int("width", { fallback: 512 })
-  if (c.string("proj_type", "linear") !== "linear") c.invalid(`text_cfg.proj_type must be "linear"`)
-  if (c.bool("final_ln_after_pool", false)) c.invalid("text_cfg.final_ln_after_pool is not supported")
+  c.choice("proj_type", "linear", { linear: true })
+  if (c.bool("final_ln_after_pool", false)) c.unsupported("final_ln_after_pool")
   return {
     ...stack(c, width, c.int("heads", { fallback: 8 }), quickGelu),
     vocabulary: c.int("vocab_size", { fallback: 49408, limit: "rows" }),
-    contextLength: c.int("context_length", { fallback: 77 }),
+    contextLength: c.int("context_length", { fallback: 77, limit: "context" }),
     causal: !c.bool("no_causal_mask", false),
-    pool: known(c, "pool_type", c.string("pool_type", "argmax"), TEXT_POOLS),
+    pool: c.choice("pool_type", "argmax", TEXT_POOLS),
     eosTokenId: c.count("eos_id", { fallback: 2, limit: "rows" }),
     dProjection,
     projectionBias: c.bool("proj_bias", false),
   }
-}
-
-function known<T>(c: ConfigReader, key: string, value: string, table: Readonly<Record<string, T>>): T {
-  if (Object.hasOwn(table, value)) return table[value]!
-  return c.invalid(`${key} "${value}" is not supported; supported are ${Object.keys(table).join(", ")}`)
 }
 
 /** A CLIP's text tower lies at the top level; a model with a text tower of its own class has it under `text.`. */

@@ -1,9 +1,21 @@
 /** @file Typed reading of a config.json: every wrong value is an error that names key, file, expected and got. */
 import { fail, nearest } from "../src/errors.ts"
 import type { Activation } from "../src/model/config.ts"
+import { quote } from "../src/tensor/quote.ts"
 
-// Far above any published model, far below what would exhaust memory: a config is untrusted.
-const LIMIT = { width: 2 ** 16, count: 2 ** 12, pixels: 2 ** 14, rows: 10_000_000 } as const
+/**
+ * Far above any published model, far below what would exhaust memory: a config is untrusted. `context` and `tokens` are
+ * sides of tables that the graph itself holds (the causal mask; zeros for tokens without a position).
+ */
+const LIMIT = {
+  width: 2 ** 16,
+  count: 2 ** 10,
+  pixels: 2 ** 14,
+  rows: 10_000_000,
+  classes: 2 ** 20,
+  context: 2 ** 11,
+  tokens: 2 ** 8,
+} as const
 type Limit = keyof typeof LIMIT
 
 /** Absent keys give `fallback`; without one the key is required. */
@@ -30,17 +42,15 @@ export class ConfigReader {
   /** A positive integer within a limit. */
   int(key: string, { fallback, limit = "width" }: Options<number> = {}): number {
     const value = this.#get(key, fallback)
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
-      this.#wrong(key, "an integer of at least 1", value)
-    return this.#limited(key, value, limit)
+    const valid = typeof value === "number" && Number.isInteger(value) && value >= 1
+    return valid ? this.#limited(key, value, limit) : this.#wrong(key, "an integer of at least 1", value)
   }
 
   /** A non-negative integer. */
   count(key: string, { fallback, limit = "count" }: Options<number> = {}): number {
     const value = this.#get(key, fallback)
-    if (typeof value !== "number" || !Number.isInteger(value) || value < 0)
-      this.#wrong(key, "an integer of at least 0", value)
-    return this.#limited(key, value, limit)
+    const valid = typeof value === "number" && Number.isInteger(value) && value >= 0
+    return valid ? this.#limited(key, value, limit) : this.#wrong(key, "an integer of at least 0", value)
   }
 
   number(key: string, { fallback }: Options<number> = {}): number {
@@ -53,6 +63,13 @@ export class ConfigReader {
     return value > 0 ? value : this.#wrong(key, "a number above 0", value)
   }
 
+  /** `width` times the ratio that this key gives, cut to an integer of at least 1. */
+  scaled(key: string, fallback: number, width: number): number {
+    const ratio = this.positive(key, { fallback })
+    const product = Math.trunc(width * ratio)
+    return product >= 1 ? this.#limited(key, product, "width") : this.#wrong(key, `at least 1 / ${width}`, ratio)
+  }
+
   bool(key: string, fallback: boolean): boolean {
     const value = this.#get(key, fallback)
     return typeof value === "boolean" ? value : this.#wrong(key, "true or false", value)
@@ -63,12 +80,20 @@ export class ConfigReader {
     return typeof value === "string" ? value : this.#wrong(key, "a string", value)
   }
 
+  /** The value that `table` has for this key's name. */
+  choice<T>(key: string, fallback: string, table: Readonly<Record<string, T>>): T {
+    const name = this.string(key, fallback)
+    if (Object.hasOwn(table, name)) return table[name]!
+    const known = Object.keys(table).map((k) => `"${k}"`)
+    return this.#wrong(key, known.length > 1 ? `one of ${known.join(", ")}` : known[0]!, name)
+  }
+
   /** [height, width] from one integer or two. */
   pair(key: string, { fallback }: Options<readonly [number, number]> = {}): [number, number] {
     const value = this.#get(key, fallback)
     const both = Array.isArray(value) ? (value as unknown[]) : [value, value]
     const valid = both.length === 2 && both.every((v) => typeof v === "number" && Number.isInteger(v) && v >= 1)
-    if (!valid) this.#wrong(key, "an integer of at least 1, or two", value)
+    if (!valid) return this.#wrong(key, "an integer of at least 1, or two", value)
     for (const v of both) this.#limited(key, v as number, "pixels")
     return both as [number, number]
   }
@@ -112,14 +137,20 @@ export class ConfigReader {
     const names = [...ACTIVATIONS.keys()]
     return fail(
       "E_UNSUPPORTED_ACTIVATION",
-      `${this.file}: ${this.#path}${key} is "${name}"; supported are ${names.join(", ")} (nearest: ${nearest(name, names, 1)[0]})`,
+      `${this.file}: ${this.#path}${key} must be one of ${names.join(", ")}, got ${quote(name)} (nearest: ${nearestTo(name, names)})`,
       { file: this.file },
     )
   }
 
-  /** `a` must be a multiple of `b`; the quotient. */
-  divide(what: string, a: number, b: number): number {
-    return a % b ? this.invalid(`${what}: ${a} is not divisible by ${b}`) : a / b
+  /** The value `a` of one key must be a multiple of the value `b` of another; the quotient. */
+  divide(key: string, a: number, by: string, b: number): number {
+    if (a % b === 0) return a / b
+    return this.invalid(`${this.#path}${key} must be a multiple of ${this.#path}${by}: ${a} not divisible by ${b}`)
+  }
+
+  /** Refuse what this key asks for, which the library can compute and we cannot. */
+  unsupported(key: string): never {
+    return this.invalid(`${this.#path}${key} must be absent or false (nothing else is supported), got ${brief(this.raw(key))}`)
   }
 
   invalid(message: string): never {
@@ -128,9 +159,7 @@ export class ConfigReader {
 
   #get(key: string, fallback: unknown): unknown {
     const value = this.#json[key]
-    if (value !== undefined) return value
-    if (fallback !== undefined) return fallback
-    return fail("E_CONFIG", `${this.file}: the key "${this.#path}${key}" is required and missing`, { file: this.file })
+    return value === undefined ? fallback : value
   }
 
   #limited(key: string, value: number, limit: Limit): number {
@@ -142,12 +171,23 @@ export class ConfigReader {
   }
 
   #wrong(key: string, expected: string, got: unknown): never {
-    const shown = got === undefined ? "nothing" : (JSON.stringify(got) ?? typeof got).slice(0, 60)
-    return this.invalid(
-      `${key ? `${this.#path}${key}` : this.#path.slice(0, -1) || "the file"} must be ${expected}, got ${shown}`,
-    )
+    const name = key ? `${this.#path}${key}` : this.#path.slice(0, -1) || "the file"
+    if (got === undefined) this.invalid(`the key "${name}" is required and missing; it must be ${expected}`)
+    return this.invalid(`${name} must be ${expected}, got ${brief(got)}`)
   }
 }
+
+/** A foreign value on one line, cut if it is long. */
+export function brief(value: unknown): string {
+  if (typeof value === "string") return quote(value)
+  // JSON has no word for what 1e999 becomes.
+  const text = typeof value === "number" ? String(value) : JSON.stringify(value)
+  return (text.length > 60 ? `${text.slice(0, 60)}...` : text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, "?")
+}
+
+/** The candidate nearest to a foreign name, which may be of any length. */
+export const nearestTo = (name: string, candidates: readonly string[]): string =>
+  nearest(name.slice(0, 100), candidates, 1)[0]!
 
 // transformers' ACT2FN and timm's names; gelu_new, gelu_fast and gelu_pytorch_tanh are one formula.
 const ACTIVATIONS = new Map<string, Activation>([

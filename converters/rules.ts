@@ -8,6 +8,7 @@ import { fail, listed } from "../src/errors.ts"
 import { nPatches, nPrefix, type ModelConfig } from "../src/model/config.ts"
 import { build } from "../src/model/model.ts"
 import type { Weight, Weights } from "../src/model/scope.ts"
+import { quote } from "../src/tensor/quote.ts"
 import { DTYPES, show, size, type DType, type StoredTensor, type Tensor } from "../src/tensor/tensor.ts"
 import type { ConfigReader } from "./reader.ts"
 
@@ -70,13 +71,13 @@ export const perLayer = (n: number, rows: (i: number) => readonly [string, Rule]
  * Errors: E_AMBIGUOUS_PREFIX where it exists under more than one. Where it exists under none, the first is returned
  * and the missing tensors are listed later.
  */
-export function prefixOf(source: Source, anchor: string, prefixes: readonly string[]): string {
+export function prefixOf(source: Source, anchor: string, prefixes: readonly string[], { file }: ConfigReader): string {
   const found = prefixes.filter((p) => source.has(p + anchor))
   if (found.length > 1) {
-    fail(
-      "E_AMBIGUOUS_PREFIX",
-      `the checkpoint holds "${anchor}" under ${found.map((p) => `"${p}"`).join(" and ")}: which model is meant?`,
-    )
+    const names = found.map((p) => `"${p}${anchor}"`).join(" and ")
+    fail("E_AMBIGUOUS_PREFIX", `${file}: the checkpoint holds ${names}, expected one of them; keep one model's tensors`, {
+      file,
+    })
   }
   return found[0] ?? prefixes[0]!
 }
@@ -114,10 +115,13 @@ export function convert(config: ModelConfig, source: Source, rules: Rules, reade
     for (const view of views) {
       const shape = wanted.get(view.to)
       const twin = origin.get(view.to)
-      if (twin !== undefined) fail("E_DUPLICATE_TENSOR", `"${name}" and "${twin}" both give the weight "${view.to}"`)
+      if (twin !== undefined) {
+        const what = `tensors ${quote(twin)} and ${quote(name)} both give the weight "${view.to}"; keep one of them`
+        fail("E_DUPLICATE_TENSOR", `${reader.file}: ${what}`, { file: reader.file, tensor: name })
+      }
       origin.set(view.to, name)
       if (!shape || !fits(tensor.shape, shape, view)) misfits.push(misfit(config, name, tensor.shape, view, shape))
-      else weights.set(view.to, viewed(tensor, shape, view, name))
+      else weights.set(view.to, viewed(tensor, shape, view, name, reader.file))
     }
   }
   const from = new Map([...rules].flatMap(([name, rule]) => targets(rule).map((to) => [to, name] as const)))
@@ -138,12 +142,12 @@ function report(
 ): void {
   const kinds = [
     ["E_SHAPE_MISMATCH", misfits.length && `${misfits.length} of another shape: ${listed(misfits, 5)}`],
-    ["E_MISSING_TENSORS", missing.length && `${missing.length} missing: ${listed(missing)}`],
-    ["E_UNEXPECTED_TENSORS", unexpected.length && `${unexpected.length} unexpected: ${listed(unexpected)}`],
+    ["E_MISSING_TENSORS", missing.length && `${missing.length} missing: ${listed(missing.map(quote))}`],
+    ["E_UNEXPECTED_TENSORS", unexpected.length && `${unexpected.length} unexpected: ${listed(unexpected.map(quote))}`],
   ] as const
   const found = kinds.filter(([, text]) => text)
   if (!found.length) return
-  const what = `${reader.file} (${config.family}, ${config.architecture}) and the checkpoint's tensors do not match`
+  const what = `${reader.file}: ${config.architecture} (${config.family}) and the checkpoint's tensors do not match`
   fail(found[0]![0], `${what}; ${found.map(([, text]) => text).join("; ")}`, { file: reader.file })
 }
 
@@ -167,24 +171,27 @@ function misfit(
   const wanted = shape ?? (transposed && whole ? [...whole].reverse() : whole)
   const tokens =
     to === "embed.pos"
-      ? ` (${got.at(-2)} positions; the config's image gives ${nPatches(config.vision)} patches and ${nPrefix(config.vision)} other tokens)`
+      ? ` (${got.at(-2) ?? got.at(-1)} positions; the config's image gives ${nPatches(config.vision)} patches and ${nPrefix(config.vision)} other tokens)`
       : ""
-  return `"${name}" is ${show(got)}, the config wants ${wanted ? show(wanted) : "none"}${tokens}`
+  return `${quote(name)} is ${show(got)}, the config wants ${wanted ? show(wanted) : "none"}${tokens}`
 }
 
 const FLOATS: readonly DType[] = ["float32", "float16", "bfloat16", "float64"]
+
+/** Refuse a tensor whose numbers cannot be weights. */
+export function unsupportedDtype(name: string, dtype: string, file: string): never {
+  const what = `tensor ${quote(name)} is ${dtype}; weights must be ${FLOATS.join(", ")}`
+  return fail("E_UNSUPPORTED_DTYPE", `${file}: ${what}; use the checkpoint in one of these`, { tensor: name, file })
+}
 
 function viewed(
   source: Tensor | StoredTensor,
   shape: readonly number[],
   { part, transposed }: View,
   name: string,
+  file: string,
 ): Weight {
-  if (!FLOATS.includes(source.dtype)) {
-    fail("E_UNSUPPORTED_DTYPE", `the tensor "${name}" is ${source.dtype}; weights are ${FLOATS.join(", ")}`, {
-      tensor: name,
-    })
-  }
+  if (!FLOATS.includes(source.dtype)) unsupportedDtype(name, source.dtype, file)
   const [k, n] = part ?? [0, 1]
   const count = size(source.shape) / n
   const piece = { dtype: source.dtype, shape: part ? source.shape.with(0, source.shape[0]! / n) : source.shape }

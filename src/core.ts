@@ -22,10 +22,10 @@ export {
   type Edit,
   type GraphView,
   type Interventions,
-  type ModelInput,
   type Positions,
   type RunOptions,
 } from "./interp/hooked-vit.ts"
+export type { ModelInput } from "./interp/feeds.ts"
 export type { HookFunction } from "./interp/staged.ts"
 export type { Outputs } from "./interp/outputs.ts"
 export { convertCheckpoint } from "../converters/index.ts"

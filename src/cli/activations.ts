@@ -2,7 +2,7 @@
 import { fail, listed } from "../errors.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
-import type { ModelInput } from "../interp/hooked-vit.ts"
+import type { ModelInput } from "../interp/feeds.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
 import { float32, show, type Tensor } from "../tensor/tensor.ts"
 import { bytes, loadModel, note, print, printJson, table, type ModelOptions } from "./output.ts"

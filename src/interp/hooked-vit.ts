@@ -6,24 +6,22 @@ import { input, slice } from "../graph/ops.ts"
 import { toposort, type Value } from "../graph/value.ts"
 import type { ModelConfig } from "../model/config.ts"
 import { bytesOfShape, listHooks, matchHooks, type HookInfo, type HookNames } from "../model/hooks.ts"
-import { build, inputShapes, type Built } from "../model/model.ts"
+import { build, type Built } from "../model/model.ts"
 import type { Requests, Weights } from "../model/scope.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
-import { float32, int64, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { ActivationCache } from "./cache.ts"
+import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
 import { runStaged, type Cut, type HookFunction } from "./staged.ts"
 import { namedWeight } from "./weights.ts"
-
-/** Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]. */
-export type ModelInput = Tensor | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor }
 
 /** Made part of the graph: called while it is built, perhaps more than once, and must return a value of the same shape. */
 export type Edit = (value: Value, name: string) => Value
 
 /**
- * What is done to hooks. At one hook a patch comes first, then the edit, then the function. Keys of `edit` and `hooks`
- * may be globs.
+ * What is done to hooks. At one hook a patch comes first, then the edit, then the function. Keys may be globs; of two
+ * that reach one hook the later counts.
  */
 export interface Interventions {
   /** A tensor in place of the hook's value; a first axis of 1 is repeated for every image. */
@@ -218,8 +216,8 @@ export class HookedViT {
 
   /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
   #prepare(given: ModelInput, { patch = {}, edit = {}, hooks = {} }: Interventions, reads: ReadonlySet<string>) {
-    const values = this.#inputValues(given)
-    const patched = new Map(Object.entries(patch).map(([name, t]) => [matchHooks(this.hooks, name)[0]!, t]))
+    const values = inputValues(this.config, given)
+    const patched = this.#spread(patch)
     const edits = this.#spread(edit)
     for (const [name, fn] of edits) if (this.#isIdentity(name, fn)) edits.delete(name)
     const functions = this.#spread(hooks)
@@ -237,7 +235,7 @@ export class HookedViT {
         const call = functions.get(name)
         if (!call) return value
         const after = input(`${name}:after`, value.shape)
-        cuts.push({ name: `${name}:after`, before: value, after, call: (t) => call(t, name) })
+        cuts.push({ hook: name, name: `${name}:after`, before: value, after, call })
         return after
       },
     }
@@ -261,47 +259,11 @@ export class HookedViT {
     const probe = input(name, this.hooks.get(name)!.shape)
     return edit(probe, name) === probe
   }
-
-  #inputValues(given: ModelInput): Record<string, Tensor> {
-    const { pixel_values, input_ids } = "data" in given ? { pixel_values: given, input_ids: undefined } : given
-    const wanted = inputShapes(this.config)
-    if (input_ids && !wanted["input_ids"]) fail("E_INPUT", "input_ids were given; this model has no text tower")
-    return {
-      ...(pixel_values && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
-      ...(input_ids && { input_ids: asIds(input_ids, this.config.text!) }),
-    }
-  }
 }
 
 const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
   Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
-
-function asImages(t: Tensor, wanted: Shape): Tensor {
-  if (t.dtype !== "float32") fail("E_INPUT", `pixel_values must be float32, got ${t.dtype}`)
-  return t.shape.length === wanted.length - 1 ? { ...t, shape: [1, ...t.shape] } : t
-}
-
-/** Ids as int64, from any number type, within the vocabulary and the context. */
-function asIds(t: Tensor, { vocabulary, contextLength }: { vocabulary: number; contextLength: number }): Tensor {
-  if (t.shape.length !== 2) fail("E_INPUT", `input_ids must be [texts, tokens], got ${show(t.shape)}`)
-  if (t.shape[1]! > contextLength)
-    fail("E_INPUT", `input_ids have ${t.shape[1]} tokens, the model takes at most ${contextLength}`)
-  const ids = Array.from(t.data as ArrayLike<number | bigint>, Number)
-  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
-  if (wrong !== undefined) fail("E_INPUT", `input_ids hold ${wrong}; ids are whole numbers from 0 to ${vocabulary - 1}`)
-  return int64(t.shape, ids)
-}
-
-/** How many images, texts and tokens are fed. */
-function sizesOf(values: Readonly<Record<string, Tensor>>): Map<string, number> {
-  const [texts, tokens] = values["input_ids"]?.shape ?? [0, 0]
-  return new Map([
-    ["batch", values["pixel_values"]?.shape[0] ?? 1],
-    ["texts", texts!],
-    ["tokens", tokens!],
-  ])
-}
 
 /** What of the graph cannot be computed because an input was not fed: of a dual encoder, what needs the other tower. */
 function unavailable(built: Built, values: Readonly<Record<string, Tensor>>): ReadonlySet<Value> {
@@ -334,16 +296,3 @@ const sameShape = (name: string, from: Value, to: Value): Value =>
   String(from.shape) === String(to.shape)
     ? to
     : fail("E_INPUT", `the edit at "${name}" returned ${show(to.shape)}, expected ${show(from.shape)}`)
-
-/** The shape of what is fed at a hook: where the hook has one row for all images, a row for each may be given. */
-const patchShape = (hook: Shape, given: Tensor): Shape =>
-  hook[0] === 1 && given.shape[0] !== 1 ? ["batch", ...hook.slice(1)] : hook
-
-function repeated(name: string, given: Tensor, hook: Shape, batch: number | undefined): Tensor {
-  if (given.dtype !== "float32") fail("E_INPUT", `the patch for "${name}" must be float32, got ${given.dtype}`)
-  if (hook[0] !== "batch" || given.shape[0] !== 1 || batch === undefined || batch === 1) return given
-  const one = given.data as Float32Array
-  const all = new Float32Array(one.length * batch)
-  for (let i = 0; i < batch; i++) all.set(one, i * one.length)
-  return float32([batch, ...given.shape.slice(1)], all)
-}

@@ -13,6 +13,8 @@ export type HookFunction = (value: Tensor, name: string) => Tensor | void | Prom
 
 /** `before` is the value computed so far; what lies downstream reads `after`, an input of the next part. */
 export interface Cut {
+  readonly hook: string
+  /** Of the input that `after` is. */
   readonly name: string
   readonly before: Value
   readonly after: Value
@@ -61,7 +63,7 @@ export async function runStaged(
 }
 
 async function called(cut: Cut, value: Tensor): Promise<Tensor> {
-  const returned = await cut.call(value, cut.name)
+  const returned = await cut.call(value, cut.hook)
   if (!returned) return value
   if (
     String(returned.shape) !== String(value.shape) ||
@@ -70,7 +72,7 @@ async function called(cut: Cut, value: Tensor): Promise<Tensor> {
   ) {
     fail(
       "E_INPUT",
-      `the function at "${cut.name}" returned ${returned.dtype} ${show(returned.shape)}, expected float32 ${show(value.shape)}`,
+      `the function at "${cut.hook}" returned ${returned.dtype} ${show(returned.shape)}, expected float32 ${show(value.shape)}`,
     )
   }
   return returned

@@ -1,0 +1,112 @@
+/** @file How each op is written in ONNX: a table closed by the compiler (https://onnx.ai/onnx/operators). */
+import { fail } from "../errors.ts"
+import { dataType, type Attribute } from "../onnx/model.ts"
+import type { StoredTensor, Tensor } from "../tensor/tensor.ts"
+import type { Shape } from "./dims.ts"
+import type { Op, Value } from "./value.ts"
+
+/** How one op is written: nodes made with `w`; the name of the result is `out`. */
+type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => unknown
+export interface Rule<O extends Op> {
+  readonly lower: Lowering<O>
+  /** The result has the bytes of its first input. */
+  readonly view?: true
+}
+
+/** What a rule writes with: the emission (emit.ts). */
+export interface Writing {
+  /** Returns `out`. */
+  node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
+  /** Output number `index` of the node that all ops of one `key` share. */
+  shared(
+    key: string,
+    index: number,
+    op: string,
+    ins: readonly string[],
+    out: string,
+    attrs: Record<string, Attribute>,
+  ): void
+  ints(values: readonly number[]): string
+  /** An int64 vector of dimensions, computed from the inputs' shapes where they are names. */
+  dims(shape: Shape, like?: Shape): string
+  initializer(name: string, tensor: Tensor | StoredTensor): void
+}
+
+const plain =
+  (op: string, domain?: string) =>
+  (w: Writing, _: Value, ins: readonly string[], out: string): string =>
+    w.node(op, ins, out, {}, domain)
+
+const norm =
+  (index: number): Lowering<"LayerNorm" | "LayerNormInvStd"> =>
+  (w, v, ins, out) => {
+    const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
+    w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
+  }
+
+const CONTRIB = "com.microsoft"
+
+export const rules: { [O in Op]: Rule<O> } = {
+  Input: { lower: (_, v) => fail("E_INPUT", `the outputs need the input "${v.attrs.name}", which is not fed`) },
+  Param: {
+    lower: (w, { attrs: { name, tensor } }, _, out) =>
+      w.initializer(out, tensor ?? fail("E_INPUT", `the weight "${name}" has no values and is not fed`)),
+  },
+  Constant: { lower: (w, v, _, out) => w.initializer(out, v.attrs.tensor) },
+  Add: { lower: plain("Add") },
+  Sub: { lower: plain("Sub") },
+  Mul: { lower: plain("Mul") },
+  Div: { lower: plain("Div") },
+  Neg: { lower: plain("Neg") },
+  Exp: { lower: plain("Exp") },
+  Log: { lower: plain("Log") },
+  Sqrt: { lower: plain("Sqrt") },
+  Erf: { lower: plain("Erf") },
+  Tanh: { lower: plain("Tanh") },
+  Sigmoid: { lower: plain("Sigmoid") },
+  Relu: { lower: plain("Relu") },
+  Gelu: {
+    lower: (w, v, ins, out) => w.node(v.attrs.approximate === "tanh" ? "FastGelu" : "Gelu", ins, out, {}, CONTRIB),
+  },
+  QuickGelu: { lower: (w, v, ins, out) => w.node("QuickGelu", ins, out, { alpha: { float: v.attrs.alpha } }, CONTRIB) },
+  Softmax: { lower: (w, _, ins, out) => w.node("Softmax", ins, out, { axis: -1 }) },
+  LogSoftmax: { lower: (w, _, ins, out) => w.node("LogSoftmax", ins, out, { axis: -1 }) },
+  LayerNorm: { lower: norm(0) },
+  LayerNormInvStd: { lower: norm(2) },
+  MatMul: { lower: plain("MatMul") },
+  Gemm: { lower: (w, v, ins, out) => w.node("Gemm", ins, out, v.attrs.transposed ? { transB: 1 } : {}) },
+  Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
+  Reshape: {
+    view: true,
+    lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, v.inputs[0]!.shape)], out),
+  },
+  Expand: { lower: (w, v, [x], out) => w.node("Expand", [x!, w.dims(v.shape)], out) },
+  Concat: { lower: (w, v, ins, out) => w.node("Concat", ins, out, { axis: v.attrs.axis }) },
+  Slice: {
+    lower: (w, { attrs: { axis, start, end } }, [x], out) =>
+      w.node("Slice", [x!, w.ints([start]), w.dims([end]), w.ints([axis])], out),
+  },
+  Gather: { lower: (w, _, ins, out) => w.node("Gather", ins, out, { axis: 0 }) },
+  ReduceSum: {
+    lower: (w, { attrs: { axes, keepdims } }, [x], out) =>
+      w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) }),
+  },
+  ReduceMean: {
+    lower: (w, { attrs: { axes, keepdims } }, ins, out) =>
+      w.node("ReduceMean", ins, out, { axes, keepdims: Number(keepdims) }),
+  },
+  ArgMax: { lower: (w, _, ins, out) => w.node("ArgMax", ins, out, { axis: -1, keepdims: 0 }) },
+  Equal: { lower: plain("Equal") },
+  OrElse: {
+    lower: (w, v, [replacement, computed], out) => {
+      const rows = w.node("Shape", [replacement!], `${out}:rows`, { start: 0, end: 1 })
+      const fed = w.node("Cast", [rows], `${out}:fed`, { to: dataType("bool") })
+      const branch = (from: string, which: string) => {
+        const output = { name: `${out}:${which}`, dtype: v.dtype, shape: v.shape.map((_, i) => `${out}:${i}`) }
+        return { graph: { nodes: [{ op: "Identity", inputs: [from], outputs: [output.name], attrs: {} }], output } }
+      }
+      w.node("If", [fed], out, { then_branch: branch(replacement!, "then"), else_branch: branch(computed!, "else") })
+    },
+  },
+  Cast: { lower: (w, v, ins, out) => w.node("Cast", ins, out, { to: dataType(v.attrs.to) }) },
+}

@@ -1,0 +1,60 @@
+/** @file What is fed to a model: images, token ids and patches, checked and brought to the shapes of the graph. */
+import { fail } from "../errors.ts"
+import type { Shape } from "../graph/dims.ts"
+import type { ModelConfig } from "../model/config.ts"
+import { inputShapes } from "../model/model.ts"
+import { float32, int64, show, type Tensor } from "../tensor/tensor.ts"
+
+/** Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]. */
+export type ModelInput = Tensor | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor }
+
+/** The model's inputs by name. Errors: E_INPUT for wrong dtypes, lengths and ids. */
+export function inputValues(config: ModelConfig, given: ModelInput): Record<string, Tensor> {
+  const { pixel_values, input_ids } = "data" in given ? { pixel_values: given, input_ids: undefined } : given
+  const wanted = inputShapes(config)
+  if (input_ids && !wanted["input_ids"]) fail("E_INPUT", "input_ids were given; this model has no text tower")
+  return {
+    ...(pixel_values && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
+    ...(input_ids && { input_ids: asIds(input_ids, config.text!) }),
+  }
+}
+
+function asImages(t: Tensor, wanted: Shape): Tensor {
+  if (t.dtype !== "float32") fail("E_INPUT", `pixel_values must be float32, got ${t.dtype}`)
+  return t.shape.length === wanted.length - 1 ? { ...t, shape: [1, ...t.shape] } : t
+}
+
+/** Ids as int64, from any number type, within the vocabulary and the context. */
+function asIds(t: Tensor, { vocabulary, contextLength }: { vocabulary: number; contextLength: number }): Tensor {
+  if (t.shape.length !== 2) fail("E_INPUT", `input_ids must be [texts, tokens], got ${show(t.shape)}`)
+  if (t.shape[1]! > contextLength)
+    fail("E_INPUT", `input_ids have ${t.shape[1]} tokens, the model takes at most ${contextLength}`)
+  const ids = Array.from(t.data as ArrayLike<number | bigint>, Number)
+  const wrong = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary)
+  if (wrong !== undefined) fail("E_INPUT", `input_ids hold ${wrong}; ids are whole numbers from 0 to ${vocabulary - 1}`)
+  return int64(t.shape, ids)
+}
+
+/** How many images, texts and tokens are fed. */
+export function sizesOf(values: Readonly<Record<string, Tensor>>): Map<string, number> {
+  const [texts, tokens] = values["input_ids"]?.shape ?? [0, 0]
+  return new Map([
+    ["batch", values["pixel_values"]?.shape[0] ?? 1],
+    ["texts", texts!],
+    ["tokens", tokens!],
+  ])
+}
+
+/** The shape of what is fed at a hook: where the hook has one row for all images, a row for each may be given. */
+export const patchShape = (hook: Shape, given: Tensor): Shape =>
+  hook[0] === 1 && given.shape[0] !== 1 ? ["batch", ...hook.slice(1)] : hook
+
+/** A patch whose first axis is 1, repeated for every image. */
+export function repeated(name: string, given: Tensor, hook: Shape, batch: number | undefined): Tensor {
+  if (given.dtype !== "float32") fail("E_INPUT", `the patch for "${name}" must be float32, got ${given.dtype}`)
+  if (hook[0] !== "batch" || given.shape[0] !== 1 || batch === undefined || batch === 1) return given
+  const one = given.data as Float32Array
+  const all = new Float32Array(one.length * batch)
+  for (let i = 0; i < batch; i++) all.set(one, i * one.length)
+  return float32([batch, ...given.shape.slice(1)], all)
+}

@@ -1,0 +1,89 @@
+/** @file Is every hook causal? Replaces each by its own value and by another one, and looks at all hooks and outputs. */
+import { float32, type Tensor } from "../../src/index.ts"
+import { downstream, type Table } from "./hook-table.ts"
+
+/** The values of all hooks and outputs, by name. */
+export type Reading = ReadonlyMap<string, Tensor>
+
+/** A run of one model on one input, with these tensors in place of hooks. */
+export type Run = (patch: Readonly<Record<string, Tensor>>) => Promise<Reading>
+
+/** What counts as rounding, and what as a change, relative to max(1, largest magnitude). */
+const ROUNDING = 1e-5
+const CHANGE = 1e-4
+
+export interface Verdict {
+  readonly problems: string[]
+  /** The largest change of what should stay, and the smallest of what should move. */
+  readonly stayed: number
+  readonly moved: number
+  /** Values upstream or beside the hook that were computed bit for bit as before, of so many. */
+  readonly identical: readonly [number, number]
+}
+
+/** max |a - b| / max(1, max |b|); infinite where shapes differ or a number is none. */
+export function change(a: Tensor | undefined, b: Tensor): number {
+  if (!a || String(a.shape) !== String(b.shape)) return Infinity
+  let [most, scale] = [0, 1]
+  for (let i = 0; i < b.data.length; i++) {
+    const [x, y] = [Number(a.data[i]), Number(b.data[i])]
+    if (!(Math.abs(x - y) <= most)) most = Number.isNaN(x - y) ? Infinity : Math.abs(x - y)
+    scale = Math.max(scale, Math.abs(y))
+  }
+  return most / scale
+}
+
+/** The same tensor at half its size and with noise of a tenth of its own spread, the same for the same `seed`. */
+export function another(t: Tensor, seed: number): Tensor {
+  const values = Float32Array.from(t.data as Float32Array)
+  const spread = Math.sqrt(values.reduce((s, v) => s + v * v, 0) / values.length)
+  const random = mulberry32(seed)
+  return float32(
+    t.shape,
+    values.map((v) => v / 2 + (random() - 0.5) * 0.2 * spread),
+  )
+}
+
+/** Uniform in [0, 1): https://gist.github.com/tommyettinger/46a874533244883189143505d203312c */
+export function mulberry32(seed: number): () => number {
+  let a = seed
+  return () => {
+    a = (a + 0x6d2b79f5) | 0
+    let t = Math.imul(a ^ (a >>> 15), 1 | a)
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/**
+ * Hold one hook to the contract: its own value in its place changes nothing; another one changes what lies downstream
+ * of it in `table` and nothing else, and is what is read there.
+ */
+export async function causality(run: Run, base: Reading, table: Table, hook: string, seed: number): Promise<Verdict> {
+  const problems: string[] = []
+  const own = await run({ [hook]: base.get(hook)! })
+  for (const [name, value] of base) {
+    const by = change(own.get(name), value)
+    if (by > ROUNDING) problems.push(`${hook} replaced by its own value changes ${name} by ${by.toExponential(1)}`)
+  }
+
+  const given = another(base.get(hook)!, seed)
+  const got = await run({ [hook]: given })
+  if (change(got.get(hook), given) > 0) problems.push(`${hook} replaced is not read as what was given`)
+  const below = downstream(table, hook)
+  let [stayed, moved, identical, beside] = [0, Infinity, 0, 0]
+  for (const [name, value] of base) {
+    if (name === hook) continue
+    const by = change(got.get(name), value)
+    if (below.has(name)) {
+      moved = Math.min(moved, by)
+      if (by < CHANGE) problems.push(`${hook} replaced does not move ${name}, which is downstream (${by})`)
+    } else {
+      stayed = Math.max(stayed, by)
+      beside++
+      if (by === 0) identical++
+      if (by > ROUNDING / 10) problems.push(`${hook} replaced moves ${name}, which is not downstream, by ${by}`)
+    }
+  }
+  return { problems, stayed, moved, identical: [identical, beside] }
+}
