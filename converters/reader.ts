@@ -10,7 +10,7 @@ import { quote } from "../src/tensor/quote.ts"
 const LIMIT = {
   width: 2 ** 16,
   count: 2 ** 10,
-  pixels: 2 ** 14,
+  pixels: 2 ** 13,
   rows: 10_000_000,
   classes: 2 ** 20,
   context: 2 ** 11,
@@ -125,8 +125,14 @@ export class ConfigReader {
     return new ConfigReader(this.#get(key, fallback), this.file, `${this.#path}${key}.`)
   }
 
+  /** The value of a key as it is. */
   raw(key: string): unknown {
     return this.#json[key]
+  }
+
+  /** The whole object as it is. */
+  get json(): Readonly<Record<string, unknown>> {
+    return this.#json
   }
 
   /** The activation function of this key, under any of the names that transformers and timm give it. */
@@ -150,7 +156,9 @@ export class ConfigReader {
 
   /** Refuse what this key asks for, which the library can compute and we cannot. */
   unsupported(key: string): never {
-    return this.invalid(`${this.#path}${key} must be absent or false (nothing else is supported), got ${brief(this.raw(key))}`)
+    return this.invalid(
+      `${this.#path}${key} must be absent or false (nothing else is supported), got ${brief(this.raw(key))}`,
+    )
   }
 
   invalid(message: string): never {

@@ -75,9 +75,13 @@ export function prefixOf(source: Source, anchor: string, prefixes: readonly stri
   const found = prefixes.filter((p) => source.has(p + anchor))
   if (found.length > 1) {
     const names = found.map((p) => `"${p}${anchor}"`).join(" and ")
-    fail("E_AMBIGUOUS_PREFIX", `${file}: the checkpoint holds ${names}, expected one of them; keep one model's tensors`, {
-      file,
-    })
+    fail(
+      "E_AMBIGUOUS_PREFIX",
+      `${file}: the checkpoint holds ${names}, expected one of them; keep one model's tensors`,
+      {
+        file,
+      },
+    )
   }
   return found[0] ?? prefixes[0]!
 }

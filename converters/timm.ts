@@ -1,8 +1,9 @@
 /** @file timm's VisionTransformer and its distilled form, from the architecture's name and the config's overrides. */
-import { fail, nearest } from "../src/errors.ts"
+import { fail } from "../src/errors.ts"
 import type { ModelConfig, Pool, PrefixToken, VisionConfig, VisionOutput } from "../src/model/config.ts"
 import { plainVision } from "./hf.ts"
-import { ConfigReader } from "./reader.ts"
+import { quote } from "../src/tensor/quote.ts"
+import { ConfigReader, nearestTo } from "./reader.ts"
 import { fused, module, patchConv, perLayer, type Family, type Rule } from "./rules.ts"
 import { TIMM_ARCHITECTURES, TIMM_UNSUPPORTED, type TimmArguments } from "./timm-architectures.ts"
 
@@ -29,7 +30,7 @@ export function timmArguments(name: string, file: string): TimmArguments {
   const names = Object.keys(TIMM_ARCHITECTURES)
   return fail(
     "E_UNSUPPORTED_ARCH",
-    `${file}: timm architecture "${name}" is not supported${why}; supported are ${names.length} of timm's VisionTransformers, the nearest: ${nearest(base, names).join(", ")}`,
+    `${file}: timm architecture ${quote(name)} is not supported${why}; supported are ${names.length} of timm's VisionTransformers (nearest: ${nearestTo(base, names)})`,
     { file },
   )
 }
@@ -45,38 +46,33 @@ export function timmVision(
   nClasses: number,
 ): VisionConfig {
   const a = { patch_size: 16, embed_dim: 768, depth: 12, num_heads: 12, mlp_ratio: 4, ...architecture }
-  for (const key of REFUSED)
-    if (c.has(key) && c.raw(key) !== false) c.invalid(`${key} is not supported in a timm model`)
+  for (const key of REFUSED) if (c.has(key) && c.raw(key) !== false) c.unsupported(key)
   const flag = (key: keyof TimmArguments, fallback: boolean) =>
     c.bool(
       key,
       (a as Record<string, unknown>)[key] === undefined ? fallback : ((a as Record<string, unknown>)[key] as boolean),
     )
 
-  const globalPool = c.string("global_pool", a.global_pool ?? "token")
-  const pool =
-    TIMM_POOLS[globalPool] ??
-    c.invalid(
-      `global_pool "${globalPool}" is not supported; supported are ${Object.keys(TIMM_POOLS)
-        .map((p) => `"${p}"`)
-        .join(", ")}`,
-    )
+  const pool = c.choice("global_pool", a.global_pool ?? "token", TIMM_POOLS)
   const hasClass = flag("class_token", true)
+  if (a.distilled && pool !== "cls") c.invalid(`global_pool must be "token" for a distilled model`)
+  if (a.distilled && !nClasses) c.invalid("num_classes must be at least 1 for a distilled model, got 0")
   if (pool === "cls" && !hasClass) c.invalid(`global_pool "token" needs class_token true`)
   if (pool === "none" && nClasses)
     c.invalid(`global_pool "" with ${nClasses} classes gives logits for every token, which is not supported`)
 
   const dModel = c.int("embed_dim", { fallback: a.embed_dim })
   const nHeads = c.int("num_heads", { fallback: a.num_heads })
-  const hidden = Math.trunc(dModel * c.positive("mlp_ratio", { fallback: a.mlp_ratio }))
+  const hidden = c.scaled("mlp_ratio", a.mlp_ratio, dModel)
   const imageSize = c.pair("img_size", { fallback: a.img_size ? [a.img_size, a.img_size] : [size[1], size[2]] })
   const patchSize = c.pair("patch_size", { fallback: [a.patch_size, a.patch_size] })
   const projBias = flag("proj_bias", true)
   const finalNorm = flag("final_norm", true)
-  const normAfterPool = flag("fc_norm", pool === "mean")
-  const position = c.string("pos_embed", "learn")
-  const registers = c.count("reg_tokens", { fallback: a.reg_tokens ?? 0 })
-  const layerScale = c.has("init_values") ? c.number("init_values") !== 0 : a.init_values !== undefined
+  const normAfterPool = c.raw("fc_norm") === null ? pool === "mean" : flag("fc_norm", pool === "mean")
+  const positioned = c.choice("pos_embed", "learn", { learn: true, none: false, "": false })
+  const registers = c.count("reg_tokens", { fallback: a.reg_tokens ?? 0, limit: "tokens" })
+  // As in Python, where null and 0 are both false.
+  const layerScale = c.raw("init_values") !== null && c.number("init_values", { fallback: a.init_values ?? 0 }) !== 0
   const preNorm = flag("pre_norm", false)
 
   const prefix: PrefixToken[] = []
@@ -93,7 +89,7 @@ export function timmVision(
     nLayers: c.int("depth", { fallback: a.depth, limit: "count" }),
     dModel,
     nHeads,
-    dHead: c.divide("embed_dim by num_heads", dModel, nHeads),
+    dHead: c.divide("embed_dim", dModel, "num_heads", nHeads),
     dMlp: a.mlp === "SwiGLUPacked" ? Math.floor(hidden / 2) : hidden,
     activation: c.activation("act_layer", ACTIVATIONS[a.act_layer ?? "gelu"] ?? "gelu"),
     gatedMlp: a.mlp !== undefined,
@@ -105,12 +101,12 @@ export function timmVision(
     layerScale,
     imageSize,
     patchSize,
-    positionGrid: imageSize.map((s, i) => c.divide("img_size by patch_size", s, patchSize[i]!)) as [number, number],
+    positionGrid: imageSize.map((s, i) => c.divide("img_size", s, "patch_size", patchSize[i]!)) as [number, number],
     positionsAntialiased: true,
     nChannels: c.int("in_chans", { fallback: size[0], limit: "count" }),
     patchBias: !preNorm,
     prefix,
-    positions: position === "learn" ? (flag("no_embed_class", false) ? "patches" : "all") : "none",
+    positions: positioned ? (flag("no_embed_class", false) ? "patches" : "all") : "none",
     lnPre: preNorm,
     lnFinal: finalNorm && !normAfterPool,
     lnPooled: finalNorm && normAfterPool,
@@ -174,6 +170,23 @@ export function timmTable(b: string, config: ModelConfig, packed: boolean): [str
   ]
 }
 
+/** What a config says of the pretrained weights; configs of 2022 have no such part and say it at the top. */
+export function timmPretrained(config: Readonly<Record<string, unknown>>): unknown {
+  return config["pretrained_cfg"] ?? config
+}
+
+/** Class names: a list or, where numbers are left out, an object by number. Errors: E_CONFIG. */
+function labelsOf(c: ConfigReader, nClasses: number): string[] {
+  if (!c.has("label_names")) return []
+  const names = c.raw("label_names")
+  if (Array.isArray(names) && names.length !== nClasses) {
+    c.invalid(`label_names has ${names.length} names, num_classes is ${nClasses}`)
+  }
+  if (Array.isArray(names)) return c.strings("label_names")!
+  const some = c.object("label_names")
+  return Array.from({ length: nClasses }, (_, i) => some.string(String(i), String(i)))
+}
+
 export const timm: Family = {
   name: "timm",
   supports: ["timm VisionTransformer and VisionTransformerDistilled by architecture name"],
@@ -182,29 +195,23 @@ export const timm: Family = {
   read(c): ModelConfig {
     const architecture = c.string("architecture")
     const args = timmArguments(architecture, c.file)
-    const pretrained = c.object("pretrained_cfg", { fallback: {} })
-    const nClasses = c.count("num_classes", {
-      fallback: pretrained.count("num_classes", { fallback: 1000, limit: "rows" }),
-      limit: "rows",
-    })
-    // The config's global_pool stands beside model_args, which win.
-    const pool = c.has("global_pool") ? { global_pool: c.string("global_pool") } : {}
-    const overrides = new ConfigReader(
-      { ...pool, ...(c.raw("model_args") as object | undefined) },
+    const pretrained = new ConfigReader(
+      timmPretrained(c.json),
       c.file,
-      "model_args.",
+      c.has("pretrained_cfg") ? "pretrained_cfg." : "",
     )
-    const size = pretrained.sizes("input_size", [3, 224, 224])
-    const vision = timmVision(
-      args,
-      overrides,
-      size,
-      overrides.count("num_classes", { fallback: nClasses, limit: "rows" }),
-    )
-    const labels = c.strings("label_names") ?? []
-    if (labels.length && labels.length !== vision.nClasses) {
-      c.invalid(`label_names has ${labels.length} names, num_classes is ${vision.nClasses}`)
+    const ofPretrained = pretrained.count("num_classes", { fallback: 1000, limit: "classes" })
+    const ofConfig = c.count("num_classes", { fallback: ofPretrained, limit: "classes" })
+    c.object("model_args", { fallback: {} }) // its check
+    // The config's global_pool stands beside model_args, which win.
+    const given = {
+      ...(c.has("global_pool") && { global_pool: c.raw("global_pool") }),
+      ...(c.raw("model_args") as object),
     }
+    const overrides = new ConfigReader(given, c.file, "model_args.")
+    const nClasses = overrides.count("num_classes", { fallback: ofConfig, limit: "classes" })
+    const vision = timmVision(args, overrides, pretrained.sizes("input_size", [3, 224, 224]), nClasses)
+    const labels = labelsOf(c.has("label_names") ? c : pretrained, nClasses)
     return { family: "timm", architecture, vision, text: undefined, dual: undefined, labels }
   },
 

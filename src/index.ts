@@ -8,3 +8,4 @@ export { openSafetensors, readTensor, writeSafetensors } from "./files/safetenso
 export { openCheckpoint, type Checkpoint } from "./files/checkpoint.ts"
 export { convertModel, type Converted, type ConvertOptions } from "./export/convert.ts"
 export type { Certificate } from "./export/certify.ts"
+export { transformersModel } from "./interop/transformers.ts"

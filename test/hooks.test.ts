@@ -91,7 +91,7 @@ const CASES: Record<string, Case> = {
     },
   },
   "timm-map-registers-classifier": {
-    vision: { ...VIT, T: 20, positions: 20, attends: 20 },
+    vision: { ...VIT, T: 20, positions: 20, attends: 16 },
     outputs: { logits: logits(5, "pooled"), last_hidden_state: tokens(20) },
   },
   "timm-clip": {

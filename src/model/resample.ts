@@ -1,5 +1,5 @@
-/** @file Position tables at another image size: bicubic interpolation as a matrix, so that it is part of the graph. */
-import { concat, constant, matmul, slice } from "../graph/ops.ts"
+/** @file Position tables at another image size: bicubic interpolation as two matrices, so that it is part of the graph. */
+import { concat, constant, matmul, reshape, slice } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
 import { float32, type Tensor } from "../tensor/tensor.ts"
 
@@ -13,23 +13,21 @@ type Taps = readonly (readonly [index: number, weight: number])[]
  */
 export function resamplePositions(table: Value, before: number, from: Grid, to: Grid, antialias: boolean): Value {
   if (from[0] === to[0] && from[1] === to[1]) return table
-  const axis = antialias ? smoothTaps : taps
-  const matrix = outerProduct(axis(from[0], to[0]), axis(from[1], to[1]), from)
-  const resampled = matmul(constant(matrix), slice(table, 0, before, before + from[0] * from[1]))
+  const d = table.shape[1] as number
+  const [down, across] = [0, 1].map((axis) => constant(matrix(from[axis]!, to[axis]!, antialias)))
+  const patches = slice(table, 0, before, before + from[0] * from[1])
+  const rows = matmul(down!, reshape(patches, [from[0], from[1] * d])) // [rows, old columns * d]
+  const resampled = reshape(matmul(across!, reshape(rows, [to[0], from[1], d])), [to[0] * to[1], d])
   return before ? concat([slice(table, 0, 0, before), resampled], 0) : resampled
 }
 
-/** [to patches, from patches] */
-function outerProduct(rows: readonly Taps[], columns: readonly Taps[], from: Grid): Tensor<"float32"> {
-  const [n, m] = [rows.length * columns.length, from[0] * from[1]]
-  const out = new Float32Array(n * m)
-  for (const [y, down] of rows.entries()) {
-    for (const [x, across] of columns.entries()) {
-      const at = (y * columns.length + x) * m
-      for (const [i, wy] of down) for (const [j, wx] of across) out[at + i * from[1] + j]! += wy * wx
-    }
+/** One axis: [to, from]. */
+function matrix(from: number, to: number, antialias: boolean): Tensor<"float32"> {
+  const out = new Float32Array(to * from)
+  for (const [k, sample] of (antialias ? smoothTaps : taps)(from, to).entries()) {
+    for (const [i, weight] of sample) out[k * from + i]! += weight
   }
-  return float32([n, m], out)
+  return float32([to, from], out)
 }
 
 /** Four neighbours of each sample, edges repeated; a = -0.75. */

@@ -27,20 +27,24 @@ export function change(a: Tensor | undefined, b: Tensor): number {
   let [most, scale] = [0, 1]
   for (let i = 0; i < b.data.length; i++) {
     const [x, y] = [Number(a.data[i]), Number(b.data[i])]
-    if (!(Math.abs(x - y) <= most)) most = Number.isNaN(x - y) ? Infinity : Math.abs(x - y)
-    scale = Math.max(scale, Math.abs(y))
+    const by = masked(x) && masked(y) ? 0 : Math.abs(x - y)
+    if (!(by <= most)) most = Number.isNaN(by) ? Infinity : by
+    if (!masked(y)) scale = Math.max(scale, Math.abs(y))
   }
   return most / scale
 }
 
+/** Scores that a causal mask blocks lie around -3.4e38 and would drown the others. */
+export const masked = (score: number): boolean => score < -1e30
+
 /** The same tensor at half its size and with noise of a tenth of its own spread, the same for the same `seed`. */
 export function another(t: Tensor, seed: number): Tensor {
   const values = Float32Array.from(t.data as Float32Array)
-  const spread = Math.sqrt(values.reduce((s, v) => s + v * v, 0) / values.length)
+  const spread = Math.sqrt(values.reduce((s, v) => s + (masked(v) ? 0 : v * v), 0) / values.length)
   const random = mulberry32(seed)
   return float32(
     t.shape,
-    values.map((v) => v / 2 + (random() - 0.5) * 0.2 * spread),
+    values.map((v) => (masked(v) ? v : v / 2 + (random() - 0.5) * 0.2 * spread)),
   )
 }
 
