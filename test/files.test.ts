@@ -236,9 +236,10 @@ for (const own of process.argv.slice(2)) {
 `
     const [cwd, home] = [at("own/work"), at("own/home")]
     for (const dir of [cwd, home]) await makeFolder(join(dir, "keep"))
-    const args = [cwd, home, at("own"), ".", at("own/other")]
+    symlinkSync(at("own"), at("own-link"))
+    const args = [cwd, home, at("own"), ".", at("own-link/work"), at("own/other")]
     const { stdout } = await runTs(program, { args, cwd, env: { HOME: home } })
-    expect(stdout.trim().split("\n")).toEqual(["E_OUTPUT", "E_OUTPUT", "E_OUTPUT", "E_OUTPUT", "done"])
+    expect(stdout.trim().split("\n")).toEqual([...Array.from({ length: 5 }, () => "E_OUTPUT"), "done"])
     expect([...readdirSync(cwd), ...readdirSync(home)]).toEqual(["keep", "keep"])
   })
 

@@ -3,15 +3,17 @@ import { fail, listed } from "../errors.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import type { ModelInput } from "../interp/feeds.ts"
+import { unknownHook } from "../model/hooks.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
+import { quote } from "../tensor/quote.ts"
 import { float32, show, type Tensor } from "../tensor/tensor.ts"
-import { bytes, loadModel, note, print, printJson, table, type ModelOptions } from "./output.ts"
+import { bytes, loadModel, note, print, printJson, refuseOverwriting, table, type ModelOptions } from "./output.ts"
 
 export interface ActivationsOptions extends ModelOptions {
   readonly input?: string
   readonly out: string
-  readonly hooks: readonly string[]
-  readonly patch: readonly string[]
+  readonly hooks?: readonly string[]
+  readonly patch?: readonly string[]
 }
 
 export async function activations(name: string, paths: readonly string[], options: ActivationsOptions): Promise<void> {
@@ -19,11 +21,14 @@ export async function activations(name: string, paths: readonly string[], option
     fail("E_USAGE", "give either --input FILE.safetensors or images")
   }
   const model = await loadModel(name, options)
+  const files = patchFiles(options.patch ?? [], model)
+  const read = [...paths, ...(options.input === undefined ? [] : [options.input]), ...files.values()]
+  await refuseOverwriting(options.out, [...read, ...model.source.checkpoint.files])
   const patch: Record<string, Tensor> = {}
-  for (const text of options.patch) Object.assign(patch, await readPatch(text))
+  for (const [hook, path] of files) patch[hook] = await readPatch(hook, path)
   const given = options.input === undefined ? await model.images(...paths) : await readInput(options.input, model)
   const { cache, ...outputs } = await model.runWithCache(given, {
-    names: options.hooks.length ? options.hooks : () => false,
+    names: options.hooks?.length ? options.hooks : () => false,
     patch,
   })
   const tensors = new Map<string, Tensor>([...Object.entries(outputs), ...cache])
@@ -31,44 +36,50 @@ export async function activations(name: string, paths: readonly string[], option
   const rows = [...tensors].map(([tensor, { shape, data }]) => ({ name: tensor, shape, bytes: data.byteLength }))
   if (options.format === "json") return printJson({ file: options.out, tensors: rows })
   print(table(rows.map((r) => [r.name, show(r.shape), bytes(r.bytes)])))
-  note(`wrote ${rows.length} tensors to ${options.out}`)
+  note(`wrote ${rows.length === 1 ? "1 tensor" : `${rows.length} tensors`} to ${options.out}`)
 }
 
-/** `pixel_values` of any float type and, of a dual encoder, `input_ids` of any number type. */
+/** `pixel_values` of any number type and, of a dual encoder, `input_ids` of any number type. */
 async function readInput(path: string, model: LoadedViT): Promise<ModelInput> {
-  const tensors = await readAll(path)
+  const wanted = model.config.text ? ["pixel_values", "input_ids"] : ["pixel_values"]
+  const tensors = await readTensors(path, wanted)
   const pixels = tensors.get("pixel_values")
   const ids = tensors.get("input_ids")
-  if (!pixels && !ids) {
-    fail(
-      "E_INPUT",
-      `${path}: holds no pixel_values${model.config.text ? " or input_ids" : ""}; it has ${listed([...tensors.keys()], 6) || "no tensor"}`,
-      { file: path },
-    )
-  }
   return {
     ...(pixels && { pixel_values: float32(pixels.shape, toFloat32(pixels)) }),
     ...(ids && { input_ids: ids.dtype.includes("int") ? ids : float32(ids.shape, toFloat32(ids)) }),
   }
 }
 
-/** HOOK=file.safetensors: the tensor of the hook's name in that file. */
-async function readPatch(text: string): Promise<Record<string, Tensor>> {
-  const at = text.indexOf("=")
-  if (at < 1 || at === text.length - 1) fail("E_USAGE", `--patch wants HOOK=FILE.safetensors, got "${text}"`)
-  const [hook, path] = [text.slice(0, at), text.slice(at + 1)]
-  const tensors = await readAll(path)
-  const found = tensors.get(hook)
-  if (!found)
-    return fail("E_INPUT", `${path}: holds no tensor "${hook}"; it has ${listed([...tensors.keys()], 6)}`, {
-      file: path,
-    })
-  return { [hook]: float32(found.shape, toFloat32(found)) }
+/** Each hook that is to be replaced, and the file that holds what replaces it. Errors: E_USAGE, E_HOOK. */
+function patchFiles(texts: readonly string[], { hooks }: LoadedViT): Map<string, string> {
+  const files = new Map<string, string>()
+  for (const text of texts) {
+    const at = text.indexOf("=")
+    if (at < 1 || at === text.length - 1) fail("E_USAGE", `--patch wants HOOK=FILE.safetensors, got "${text}"`)
+    const hook = text.slice(0, at)
+    if (!hooks.has(hook)) unknownHook(hooks, hook)
+    if (files.has(hook)) fail("E_USAGE", `--patch names the hook "${hook}" twice`)
+    files.set(hook, text.slice(at + 1))
+  }
+  return files
 }
 
-async function readAll(path: string): Promise<Map<string, Tensor>> {
+async function readPatch(hook: string, path: string): Promise<Tensor> {
+  const found = (await readTensors(path, [hook])).get(hook)!
+  return float32(found.shape, toFloat32(found))
+}
+
+/** Those of the wanted tensors that the file has, at least one. Error: E_INPUT. */
+async function readTensors(path: string, wanted: readonly string[]): Promise<Map<string, Tensor>> {
   const file = await openSafetensors(path)
+  const found = wanted.filter((name) => file.entries.has(name))
+  if (!found.length) {
+    const names = [...file.entries.keys()].map(quote)
+    const what = `holds no ${wanted.map((name) => `"${name}"`).join(" or ")}; it has ${listed(names, 6) || "no tensor"}`
+    fail("E_INPUT", `${path}: ${what}`, { file: path })
+  }
   const tensors = new Map<string, Tensor>()
-  for (const name of file.entries.keys()) tensors.set(name, await readTensor(file.stored(name)))
+  for (const name of found) tensors.set(name, await readTensor(file.stored(name)))
   return tensors
 }

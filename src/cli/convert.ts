@@ -1,11 +1,11 @@
 /** @file vit-prisma convert: a checkpoint as a folder for transformers.js and onnxruntime. */
 import { convertModel } from "../export/convert.ts"
-import { loadModel, note, print, printJson, type ModelOptions } from "./output.ts"
+import { loadModel, note, print, printJson, warn, type ModelOptions } from "./output.ts"
 
 export interface ConvertOptions extends ModelOptions {
   readonly out: string
-  readonly hooks: readonly string[]
-  readonly inputs: readonly string[]
+  readonly hooks?: readonly string[]
+  readonly inputs?: readonly string[]
   readonly certify?: boolean
   readonly tolerance: number
   readonly force?: boolean
@@ -14,20 +14,20 @@ export interface ConvertOptions extends ModelOptions {
 export async function convert(name: string, options: ConvertOptions): Promise<void> {
   const model = await loadModel(name, options)
   const { folder, warnings, certificate } = await convertModel(model, options.out, {
-    ...(options.hooks.length && { hooks: options.hooks }),
-    ...(options.inputs.length && { inputs: options.inputs }),
+    ...(options.hooks?.length && { hooks: options.hooks }),
+    ...(options.inputs?.length && { inputs: options.inputs }),
     certify: options.certify ?? false,
     tolerance: options.tolerance,
     force: options.force ?? false,
     onProgress: (step, done, total) => process.stderr.isTTY && done < total && note(`${step}: ${done + 1} of ${total}`),
   })
-  for (const warning of warnings) note(`warning: ${warning}`)
-  const worst = certificate && certificate.values.toSorted((a, b) => b.error - a.error)[0]
+  for (const warning of warnings) if (!model.warnings.includes(warning)) warn(warning, options)
+  const worst = certificate?.values.reduce((a, b) => (b.error > a.error ? b : a))
   if (options.format === "json") return printJson({ folder, warnings, ...(certificate && { certificate }) })
   print(folder)
   if (certificate && worst) {
     note(
-      `certified: ${certificate.values.length} values, the worst "${worst.name}" ${worst.error.toExponential(2)} from float64`,
+      `certified: ${certificate.values.length === 1 ? "1 value" : `${certificate.values.length} values`}, the worst "${worst.name}" ${worst.error.toExponential(2)} from float64`,
     )
   }
 }

@@ -4,30 +4,25 @@ import { decodeImage } from "../data/image.ts"
 import { preprocessUint8 } from "../data/preprocess.ts"
 import { grid, nPrefix } from "../model/config.ts"
 import type { Tensor } from "../tensor/tensor.ts"
-import { loadModel, print, style, table, type ModelOptions } from "./output.ts"
+import { loadModel, print, printJson, style, table, type ModelOptions } from "./output.ts"
 import { predictions } from "./run.ts"
 
 const folder = fileURLToPath(new URL("../../../model-cards/mnist-demo/", import.meta.url))
 
 export async function demo(options: ModelOptions): Promise<void> {
   const model = await loadModel(folder, options)
-  const image = await decodeImage(`${folder}seven.png`)
+  const path = `${folder}seven.png`
+  const image = await decodeImage(path)
   const { logits, cache } = await model.runWithCache(await model.images(image), { names: "blocks.*.attn.hook_pattern" })
+  const seen = predictions(model, logits, 0, 3)
+  if (options.format === "json") return printJson([{ image: path, predictions: seen }])
   const { vision } = model.config
   print(
     style("bold", `A vision transformer with ${model.nParameters.toLocaleString("en")} parameters looks at a digit:`),
   )
   print(picture(preprocessUint8(image, model.preprocessing)))
   print(style("bold", "\nIt says"))
-  print(
-    table(
-      predictions(model, logits, 0, 3).map((p) => [
-        `  ${p.label}`,
-        `${(100 * p.score).toFixed(2)} %`,
-        `logit ${p.logit.toFixed(2)}`,
-      ]),
-    ),
-  )
+  print(table(seen.map((p) => [`  ${p.label}`, `${(100 * p.score).toFixed(2)} %`, `logit ${p.logit.toFixed(2)}`])))
   print(
     style(
       "bold",

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 /** @file The command line: data on stdout, everything else on stderr, exit codes by kind of error (docs/errors.md). */
-import { Command, CommanderError, Option } from "commander"
-import { fail, PrismaError } from "../errors.ts"
+import { Command, CommanderError, InvalidArgumentError, Option } from "commander"
+import { PrismaError } from "../errors.ts"
 import { version } from "../version.ts"
 import { positiveInt, report, withModel } from "./output.ts"
 
@@ -14,7 +14,8 @@ const collect = (text: string, before: readonly string[] = []): string[] => [...
 
 function positive(text: string): number {
   const n = Number(text)
-  return n > 0 && Number.isFinite(n) ? n : fail("E_USAGE", `"${text}" is not a number above 0`)
+  if (n > 0 && Number.isFinite(n)) return n
+  throw new InvalidArgumentError("It must be a number above 0.")
 }
 
 const program = new Command("vit-prisma")
@@ -45,21 +46,16 @@ withModel(program.command("activations"))
   .argument("[images...]", "image files")
   .option("--input <file>", "safetensors with pixel_values [b, c, h, w] and input_ids [n, t] instead of images")
   .requiredOption("--out <file>", "safetensors file to write")
-  .option("--hooks <globs>", "hooks to write, comma-separated; * stands for anything", names, [])
-  .option(
-    "--patch <hook=file>",
-    "replace a hook by the tensor of its name in a safetensors file; may be repeated",
-    collect,
-    [],
-  )
+  .option("--hooks <globs>", "hooks to write, comma-separated; * stands for anything", names)
+  .option("--patch <hook=file>", "replace a hook by the tensor of its name in a safetensors file; repeatable", collect)
   .action(async (model, images, options) => (await import("./activations.ts")).activations(model, images, options))
 
 withModel(program.command("convert"))
   .description("write a folder for transformers.js, onnxruntime and this package")
   .argument("<model>", "folder or repo id")
   .requiredOption("--out <dir>", "folder to write")
-  .option("--hooks <globs>", "hooks that become outputs, comma-separated", names, [])
-  .option("--inputs <globs>", "hooks that become replaceable inputs, comma-separated", names, [])
+  .option("--hooks <globs>", "hooks that become outputs, comma-separated", names)
+  .option("--inputs <globs>", "hooks that become replaceable inputs, comma-separated", names)
   .option("--certify", "compare every value put out with a float64 implementation")
   .option("--tolerance <x>", "largest certified max |a - b| / max(1, max |b|)", positive, 1e-4)
   .option("--force", "replace the folder if it exists")
@@ -69,8 +65,14 @@ withModel(program.command("demo"))
   .description("the model that this package carries, on an image that it carries")
   .action(async (options) => (await import("./demo.ts")).demo(options))
 
-const json = process.argv.includes("--json") || /--format[= ]json/.test(process.argv.join(" "))
-process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1))
+const json = asksForJson(process.argv.slice(2))
+// A reader that has seen enough, as head, is no error.
+process.stderr.on("error", () => process.exit())
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE") process.exit()
+  const [code, what] = error.code === "ENOSPC" ? (["E_DISK_FULL", "is full"] as const) : (["E_IO", "failed"] as const)
+  process.exit(report(new PrismaError(code, `standard output ${what} (${error.code})`), json))
+})
 try {
   await program.parseAsync()
 } catch (error) {
@@ -80,6 +82,13 @@ try {
 /** Help and version are no errors; anything else that commander refuses is one of usage. */
 function usage(error: CommanderError): number {
   if (error.exitCode === 0) return 0
-  const said = error.message.replace(/^error: /, "")
-  return report(new PrismaError("E_USAGE", `${said}; see vit-prisma --help`), json)
+  const said = error.code === "commander.help" ? "no command was given" : error.message
+  const line = said.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")
+  return report(new PrismaError("E_USAGE", `${line.replace(/\.$/, "")}; see vit-prisma --help`), json)
+}
+
+/** Are errors to be JSON, also those that are found before the options are? */
+function asksForJson(args: readonly string[]): boolean {
+  const options = args.includes("--") ? args.slice(0, args.indexOf("--")) : args
+  return options.some((arg, i) => /^--(json|format=json)$/.test(arg) || (arg === "json" && args[i - 1] === "--format"))
 }

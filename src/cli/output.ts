@@ -1,6 +1,7 @@
 /** @file What the commands share: options, where text goes, progress, and how an error ends the process. */
+import { stat } from "node:fs/promises"
 import { styleText } from "node:util"
-import { type Command, Option } from "commander"
+import { type Command, InvalidArgumentError, Option } from "commander"
 import { fail, PrismaError } from "../errors.ts"
 import { loadPretrained, type LoadedViT } from "../hub/load-pretrained.ts"
 import { DEVICES, type Device } from "../runtime/devices.ts"
@@ -19,7 +20,8 @@ export interface ModelOptions {
 /** A whole number of at least 1, for commander. */
 export function positiveInt(text: string): number {
   const n = Number(text)
-  return Number.isInteger(n) && n >= 1 ? n : fail("E_USAGE", `"${text}" is not a whole number of at least 1`)
+  if (Number.isInteger(n) && n >= 1) return n
+  throw new InvalidArgumentError("It must be a whole number of at least 1.")
 }
 
 const withFormat = (command: Command): Command =>
@@ -39,15 +41,23 @@ export const withModel = (command: Command): Command =>
 /** Load with a command's options; what is odd about the checkpoint goes to stderr. */
 export async function loadModel(name: string, options: ModelOptions): Promise<LoadedViT> {
   const model = await loadPretrained(name, options)
-  for (const warning of model.warnings) note(`warning: ${warning}`)
+  for (const warning of model.warnings) warn(warning, options)
   return model
 }
 
 /** Data, to stdout. */
 export const print = (text: string): void => void process.stdout.write(`${text}\n`)
 export const printJson = (value: unknown): void => print(JSON.stringify(value, undefined, 2))
+
+/** Text from a file, such as a tensor's name, on one line of a terminal that obeys control characters. */
+export const plain = (text: string): string =>
+  text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`)
+
 /** Anything else, to stderr. */
 export const note = (text: string): void => void process.stderr.write(`${text}\n`)
+/** What is odd but no error; with --format json, stderr holds one JSON object a line. */
+export const warn = (text: string, { format }: Pick<ModelOptions, "format">): void =>
+  note(format === "json" ? JSON.stringify({ warning: text }) : `warning: ${plain(text)}`)
 
 /** Colours only where a person looks. */
 export const style = (format: Parameters<typeof styleText>[0], text: string): string =>
@@ -60,11 +70,27 @@ export function bytes(n: number): string {
 }
 
 /** Columns, each as wide as its widest cell. */
-export function table(rows: readonly (readonly string[])[], gap = "  "): string {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
+export function table(cells: readonly (readonly string[])[], gap = "  "): string {
+  const rows = cells.map((row) => row.map(plain))
+  const widths = (rows[0] ?? []).map((_, i) => rows.reduce((widest, row) => Math.max(widest, row[i]!.length), 0))
   return rows
     .map((row) => row.map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i]!))).join(gap))
     .join("\n")
+}
+
+/** Refuse to replace a file that is being read, under whatever name: the model's own, for example. Error: E_OUTPUT. */
+export async function refuseOverwriting(out: string, sources: readonly string[]): Promise<void> {
+  const identity = (path: string) =>
+    stat(path).then(
+      ({ dev, ino }) => `${dev}:${ino}`,
+      () => undefined,
+    )
+  const target = await identity(out)
+  if (target === undefined) return
+  for (const source of sources) {
+    if ((await identity(source)) !== target) continue
+    fail("E_OUTPUT", `${out}: is ${source}, which is read here; choose another name`, { file: out })
+  }
 }
 
 export interface Progress {
@@ -77,20 +103,34 @@ export async function progress(label: string, total: number): Promise<Progress> 
   if (!process.stderr.isTTY || total < 2) return { update() {}, stop() {} }
   const { SingleBar, Presets } = await import("cli-progress")
   const format = `${label} {bar} {value}/{total}  {duration_formatted}  left {eta_formatted}`
+  // cli-progress's own handlers only stop the bar: the command would go on after Ctrl-C.
   const bar = new SingleBar(
-    { format, stream: process.stderr, hideCursor: true, clearOnComplete: true },
+    { format, stream: process.stderr, hideCursor: true, clearOnComplete: true, gracefulExit: false },
     Presets.shades_classic,
   )
+  const interrupted = (signal: NodeJS.Signals) => {
+    bar.stop()
+    process.exit(signal === "SIGINT" ? 130 : 143)
+  }
+  const signals = ["SIGINT", "SIGTERM"] as const
+  for (const signal of signals) process.once(signal, interrupted)
   bar.start(total, 0)
-  return { update: (done) => bar.update(done), stop: () => bar.stop() }
+  return {
+    update: (done) => bar.update(done),
+    stop: () => {
+      bar.stop()
+      for (const signal of signals) process.removeListener(signal, interrupted)
+    },
+  }
 }
 
 /** Print an error as one line (a JSON object with --format json) and return the exit code. Our own faults keep their stack. */
 export function report(error: unknown, json: boolean): number {
   if (error instanceof PrismaError) {
-    note(json ? JSON.stringify(error) : `vit-prisma: ${error.message} [${error.code}]`)
+    note(json ? JSON.stringify(error) : `vit-prisma: ${plain(error.message)} [${error.code}]`)
     return error.exitCode
   }
-  note(error instanceof Error ? (error.stack ?? error.message) : String(error))
+  const said = error instanceof Error ? (error.stack ?? error.message) : String(error)
+  note(json ? JSON.stringify({ code: "E_INTERNAL", message: said, retryable: false }) : said)
   return 70
 }

@@ -3,7 +3,7 @@ import { decodeImage, type Image } from "../data/image.ts"
 import { fail, PrismaError } from "../errors.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import type { Tensor } from "../tensor/tensor.ts"
-import { loadModel, note, print, printJson, progress, style, table, type ModelOptions } from "./output.ts"
+import { loadModel, note, plain, print, printJson, progress, style, table, type ModelOptions } from "./output.ts"
 
 export interface RunOptions extends ModelOptions {
   readonly top: number
@@ -28,20 +28,23 @@ export async function run(name: string, paths: readonly string[], options: RunOp
   }
   const results: { image: string; predictions: Prediction[] }[] = []
   const bar = await progress("images", paths.length)
-  for (let at = 0; at < paths.length; at += options.batch) {
-    const images = await decoded(paths.slice(at, at + options.batch), at, options.onBadImage)
-    if (images.length) {
-      const { logits } = await model.run(await model.images(...images.map(([, image]) => image)))
-      for (const [i, [image]] of images.entries())
-        results.push({ image, predictions: predictions(model, logits, i, options.top) })
+  try {
+    for (let at = 0; at < paths.length; at += options.batch) {
+      const images = await decoded(paths.slice(at, at + options.batch), at, options)
+      if (images.length) {
+        const { logits } = await model.run(await model.images(...images.map(([, image]) => image)))
+        for (const [i, [image]] of images.entries())
+          results.push({ image, predictions: predictions(model, logits, i, options.top) })
+      }
+      bar.update(Math.min(paths.length, at + options.batch))
     }
-    bar.update(Math.min(paths.length, at + options.batch))
+  } finally {
+    bar.stop()
   }
-  bar.stop()
-  if (results.length < paths.length) note(`${paths.length - results.length} of ${paths.length} images were skipped`)
   if (options.format === "json") return printJson(results)
+  if (results.length < paths.length) note(`${paths.length - results.length} of ${paths.length} images were skipped`)
   for (const { image, predictions } of results) {
-    print(style("bold", image))
+    print(style("bold", plain(image)))
     print(
       table(
         predictions.map((p) => [
@@ -55,16 +58,20 @@ export async function run(name: string, paths: readonly string[], options: RunOp
 }
 
 /** Images with their paths. A bad one is named by its number and path; with "skip" it is reported and left out. */
-async function decoded(paths: readonly string[], first: number, onBad: "fail" | "skip"): Promise<[string, Image][]> {
+async function decoded(
+  paths: readonly string[],
+  first: number,
+  { onBadImage, format }: RunOptions,
+): Promise<[string, Image][]> {
   const images: [string, Image][] = []
   for (const [i, path] of paths.entries()) {
     try {
       images.push([path, await decodeImage(path)])
     } catch (error) {
       if (!(error instanceof PrismaError)) throw error
-      const named = `image ${first + i}: ${error.message}`
-      if (onBad === "fail") fail(error.code, named, { file: path, cause: error })
-      note(`skipped ${named} [${error.code}]`)
+      const named = new PrismaError(error.code, `image ${first + i}: ${error.message}`, { file: path, cause: error })
+      if (onBadImage === "fail") throw named
+      note(format === "json" ? JSON.stringify(named) : `skipped ${plain(named.message)} [${named.code}]`)
     }
   }
   return images

@@ -61,8 +61,9 @@ function compared(
   let [worst, largest, ab, aa, bb] = [0, 1, 0, 0, 0]
   for (let i = 0; i < a.length; i++) {
     const d = Math.abs(a[i]! - b[i]!)
-    // NaN compares false with everything: make it the worst.
-    worst = d <= worst ? worst : Number.isNaN(d) ? Infinity : d
+    // What is no number on either side is infinitely wrong.
+    if (!Number.isFinite(d)) return { name, shape: [...got.dims], error: Infinity, cosine: 0 }
+    worst = Math.max(worst, d)
     largest = Math.max(largest, Math.abs(b[i]!))
     ab += a[i]! * b[i]!
     aa += a[i]! * a[i]!

@@ -1,9 +1,12 @@
 /** @file A checkpoint as a folder that transformers.js, plain onnxruntime and this package load. */
-import { copyFile, link, mkdir, readdir } from "node:fs/promises"
-import { join } from "node:path"
+import { copyFile, link, mkdir, readdir, realpath, stat } from "node:fs/promises"
+import { isAbsolute, join, relative, resolve, sep } from "node:path"
+import { isDeepStrictEqual } from "node:util"
 import { convertCheckpoint } from "../../converters/index.ts"
+import { fromHf, type Preprocessing } from "../data/preprocess.ts"
 import { fail } from "../errors.ts"
 import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
+import { readJson } from "../files/json.ts"
 import { writeManifest } from "../files/manifest.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
 import type { Shape } from "../graph/dims.ts"
@@ -11,6 +14,7 @@ import { emit, type Values } from "../graph/emit.ts"
 import { input, orElse } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
+import type { ModelConfig } from "../model/config.ts"
 import { matchHooks, type HookNames } from "../model/hooks.ts"
 import { build } from "../model/model.ts"
 import type { Weights } from "../model/scope.ts"
@@ -18,7 +22,7 @@ import { toFloat32 } from "../tensor/numbers.ts"
 import type { StoredTensor, Tensor } from "../tensor/tensor.ts"
 import { version } from "../version.ts"
 import { certify, type Certificate } from "./certify.ts"
-import { transformersConfig, transformersProcessor } from "./transformers-config.ts"
+import { transformersConfig, transformersProcessor, usablePreprocessing } from "./transformers-config.ts"
 
 export interface ConvertOptions {
   /** Hooks that become outputs. */
@@ -51,6 +55,7 @@ export interface Converted {
  */
 export async function convertModel(model: LoadedViT, folder: string, options: ConvertOptions = {}): Promise<Converted> {
   const { onProgress = () => {}, tolerance = 1e-4, force = false } = options
+  await refuseToReplaceSource(model, folder)
   const outputs = options.hooks === undefined ? [] : matchHooks(model.hooks, options.hooks)
   const replaceable = options.inputs === undefined ? [] : matchHooks(model.hooks, options.inputs)
   return publishFolder(
@@ -61,7 +66,9 @@ export async function convertModel(model: LoadedViT, folder: string, options: Co
       const file = await writeWeights(model, temp)
       await writeConfigs(model, temp)
       onProgress("weights", 1, 1)
-      const graph = await writeGraph(model, temp, file, outputs, replaceable)
+      const { config, weights } = await reopened(model, file)
+      warnings.push(...otherSize(model, config))
+      const graph = await writeGraph(model, temp, file, weights, outputs, replaceable)
       const certificate = options.certify ? await certify(model, join(temp, "onnx"), graph, onProgress) : undefined
       if (certificate) await checked(certificate, tolerance, temp, folder)
       await writeManifest(temp, about(model, graph, certificate))
@@ -93,9 +100,59 @@ async function writeConfigs(model: LoadedViT, temp: string): Promise<void> {
   const { folder, configFile, configJson } = model.source
   if (configFile !== "config.json") await copyFile(join(folder, configFile), join(temp, configFile))
   await json("config.json", transformersConfig(model, configFile === "config.json" ? configJson : {}))
-  const processor = "preprocessor_config.json"
-  if ((await readdir(folder)).includes(processor)) await copyFile(join(folder, processor), join(temp, processor))
-  else if (model.hasPreprocessing) await json(processor, transformersProcessor(model.preprocessing))
+  for (const name of TOKENIZER) await copied(folder, name, temp)
+  const preprocessing = usablePreprocessing(model)
+  if (await shipped(folder, preprocessing)) await copied(folder, PROCESSOR, temp)
+  else if (preprocessing) await json(PROCESSOR, transformersProcessor(preprocessing))
+}
+
+const PROCESSOR = "preprocessor_config.json"
+
+/** What transformers and transformers.js read beside a text tower. */
+const TOKENIZER = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "spiece.model",
+]
+
+/** Copy a file of the source, if it has it. */
+async function copied(folder: string, name: string, temp: string): Promise<void> {
+  const found = await stat(join(folder, name)).catch(() => undefined)
+  if (found?.isFile()) await copyFile(join(folder, name), join(temp, name))
+}
+
+/** Does the source's own file say what this model does to images? Not where it was loaded at another size. */
+async function shipped(folder: string, preprocessing: Preprocessing | undefined): Promise<boolean> {
+  if (!(await readdir(folder)).includes(PROCESSOR)) return false
+  if (!preprocessing) return true
+  const json = await readJson(join(folder, PROCESSOR), {
+    limit: 2 ** 24,
+    malformed: "E_PREPROC",
+    tooLarge: "E_PREPROC",
+  })
+  return isDeepStrictEqual(fromHf(json, PROCESSOR, { channels: preprocessing.channels }), preprocessing)
+}
+
+/** With `force` a folder is replaced: not the one that is read. */
+async function refuseToReplaceSource({ source }: LoadedViT, folder: string): Promise<void> {
+  const target = await realpath(folder).catch(() => resolve(folder))
+  for (const read of [source.folder, ...source.checkpoint.files]) {
+    const below = relative(target, read)
+    if (below === ".." || below.startsWith(`..${sep}`) || isAbsolute(below)) continue
+    const what = `holds what is converted (${read}) and is never replaced by it; choose another folder`
+    fail("E_OUTPUT", `${folder}: ${what}`, { file: folder })
+  }
+}
+
+/** The graph has one image size; the written config keeps the checkpoint's. DINOv2's follows the preprocessing. */
+function otherSize(model: LoadedViT, written: ModelConfig): string[] {
+  const [now, own] = [model.config, written].map(({ vision }) => vision.imageSize.join("x"))
+  if (now === own || (model.config.family === "hf-dinov2" && model.hasPreprocessing)) return []
+  return [`the graph takes ${now} pixels, the config says ${own}: load the folder with imageSize ${now}`]
 }
 
 /** The graph over the written file, which stands beside it under the name that transformers.js looks for. */
@@ -103,6 +160,7 @@ async function writeGraph(
   model: LoadedViT,
   temp: string,
   file: string,
+  weights: Weights,
   outputs: readonly string[],
   replaceable: readonly string[],
 ): Promise<ExportedGraph> {
@@ -112,7 +170,7 @@ async function writeGraph(
   await link(file, data).catch(() => copyFile(file, data))
 
   const placeholders: Record<string, Value> = {}
-  const built = build(model.config, await weightsOf(model, file), {
+  const built = build(model.config, weights, {
     reads: (name) => outputs.includes(name),
     writes: (name) => replaceable.includes(name),
     write: (name, computed) => {
@@ -144,11 +202,11 @@ async function writeGraph(
 /** A hook's own name; where that is an output already, with `.in` behind it. */
 const inputName = (hook: string, outputs: readonly string[]): string => (outputs.includes(hook) ? `${hook}.in` : hook)
 
-/** The model's weights as views into the written file, by the same converter. */
-async function weightsOf(model: LoadedViT, file: string): Promise<Weights> {
+/** The model's weights as views into the written file, and its config, by the same converter. */
+async function reopened(model: LoadedViT, file: string): Promise<{ config: ModelConfig; weights: Weights }> {
   const opened = await openSafetensors(file)
   const tensors = new Map([...opened.entries.keys()].map((name) => [name, opened.stored(name)]))
-  return convertCheckpoint(model.source.configJson, tensors, model.source.configFile).weights
+  return convertCheckpoint(model.source.configJson, tensors, model.source.configFile)
 }
 
 async function suspicious(tensors: ReadonlyMap<string, Tensor | StoredTensor>): Promise<string[]> {
@@ -163,15 +221,18 @@ async function suspicious(tensors: ReadonlyMap<string, Tensor | StoredTensor>): 
 }
 
 async function checked(certificate: Certificate, tolerance: number, temp: string, folder: string): Promise<void> {
-  const report = `${JSON.stringify({ ...certificate, tolerance }, undefined, 2)}\n`
+  // JSON has no infinity, which stands for a value that is no number.
+  const said = (_: string, v: unknown) => (typeof v === "number" && !Number.isFinite(v) ? String(v) : v)
+  const report = `${JSON.stringify({ ...certificate, tolerance }, said, 2)}\n`
   const wrong = certificate.values.filter((v) => !(v.error <= tolerance))
   if (!wrong.length) return writeFileAtomic(join(temp, "certificate.json"), report)
   const kept = `${folder.replace(/[/\\]+$/, "")}.certificate.json`
   await writeFileAtomic(kept, report)
-  const [worst] = wrong.toSorted((a, b) => (b.error > a.error ? 1 : -1))
+  const worst = wrong.reduce((a, b) => (b.error > a.error ? b : a))
+  const by = Number.isFinite(worst.error) ? `by ${worst.error}` : "which holds values that are no numbers"
   return fail(
     "E_PARITY",
-    `${wrong.length} of ${certificate.values.length} values differ from the float64 implementation by more than ${tolerance}, the worst "${worst!.name}" by ${worst!.error}; nothing was published, the report is ${kept}`,
+    `${wrong.length} of ${certificate.values.length} values differ from the float64 implementation by more than ${tolerance}, the worst "${worst.name}" ${by}; nothing was published, the report is ${kept}`,
     { file: kept },
   )
 }

@@ -1,5 +1,6 @@
 /** @file config.json and preprocessor_config.json as transformers.js reads them, for checkpoints of any library. */
 import type { Preprocessing } from "../data/preprocess.ts"
+import { PrismaError } from "../errors.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import type { StackConfig } from "../model/config.ts"
 
@@ -37,6 +38,16 @@ export function transformersConfig(model: LoadedViT, source: unknown): Record<st
     id2label: Object.fromEntries(named.map((label, i) => [String(i), label])),
     label2id: Object.fromEntries(named.map((label, i) => [label, i])),
     ...external,
+  }
+}
+
+/** What this model does to images, where that is known and gives its image size. */
+export function usablePreprocessing(model: LoadedViT): Preprocessing | undefined {
+  try {
+    return model.preprocessing
+  } catch (error) {
+    if (error instanceof PrismaError) return undefined
+    throw error
   }
 }
 

@@ -1,10 +1,11 @@
 /** @file The one module that creates, replaces and renames files: what stands at a final path is complete and synced, and what
  * a crash leaves behind is called `.<name>.tmp-<pid>-<nonce>` and is swept when the next process writes into that folder. */
 import { createHash, randomBytes } from "node:crypto"
-import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, unlink } from "node:fs/promises"
+import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
-import { basename, dirname, join, relative, resolve } from "node:path"
+import { basename, dirname, join, resolve } from "node:path"
 import { fail, PrismaError } from "../errors.ts"
+import { isWithin } from "./paths.ts"
 import { systemCode, writeError } from "./system-errors.ts"
 
 /** What a new file holds: its bytes, its text, or a function that writes them. */
@@ -52,7 +53,7 @@ export async function publishFolder<T>(
   { force = false } = {},
 ): Promise<T> {
   return replacing(path, force, async (target, existing) => {
-    if (existing !== undefined) refuseToReplaceOwnFolder(target)
+    if (existing === "folder") await refuseToReplaceOwnFolder(target)
     const temp = tempName(target)
     try {
       await mkdir(temp)
@@ -108,13 +109,12 @@ async function kindOf(path: string): Promise<Existing> {
   }
 }
 
-function refuseToReplaceOwnFolder(target: string): void {
-  for (const own of [process.cwd(), homedir()]) {
-    if (relative(target, own).startsWith("..")) continue
-    fail("E_OUTPUT", `${target}: holds the working or home folder and is never replaced; choose another`, {
-      file: target,
-    })
-  }
+async function refuseToReplaceOwnFolder(target: string): Promise<void> {
+  const real = await realpath(target)
+  if (![process.cwd(), homedir()].some((own) => isWithin(real, own))) return
+  fail("E_OUTPUT", `${target}: holds the working or home folder and is never replaced; choose another`, {
+    file: target,
+  })
 }
 
 /** An error that speaks of the folder in the making, whose name nobody knows, speaks of the target instead. */

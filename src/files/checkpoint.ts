@@ -1,10 +1,11 @@
 /** @file A folder of weights as the Hub lays it out: one file, or shards with an index; safetensors before pickles. */
 import { readdir, realpath, stat } from "node:fs/promises"
-import { join, relative } from "node:path"
+import { join } from "node:path"
 import { fail, listed } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import type { TensorEntry } from "../tensor/safetensors-header.ts"
 import { byteLength, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { isWithin } from "./paths.ts"
 import { openSafetensors } from "./safetensors-file.ts"
 import { readShardIndex, type ShardIndex } from "./shard-index.ts"
 import { readError, systemCode } from "./system-errors.ts"
@@ -139,16 +140,11 @@ async function locate({ dir, folder, blobs }: Place, name: string, kind: "pointe
     if (blobs !== undefined && systemCode(e) === "ENOENT") corrupt("points to a blob that is not there")
     return readError(e, path)
   })
-  if (within(folder, real) || (blobs !== undefined && within(blobs, real))) return real
+  if (isWithin(folder, real) || (blobs !== undefined && isWithin(blobs, real))) return real
   if (kind === "shard")
     fail("E_UNSAFE_PATH", `${path}: is a link out of its folder; shards must lie in it`, { file: path })
   if (blobs !== undefined) corrupt("points outside the cache's blobs")
   return real
-}
-
-const within = (folder: string, path: string): boolean => {
-  const inside = relative(folder, path)
-  return inside !== "" && inside !== ".." && !/^\.\.[\\/]|^[A-Za-z]:/.test(inside)
 }
 
 async function locateShards(place: Place, { shards }: ShardIndex, index: string): Promise<ReadonlyMap<string, string>> {

@@ -3,10 +3,12 @@ import { createHash } from "node:crypto"
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail } from "../errors.ts"
+import { quote } from "../tensor/quote.ts"
 import { writeFileAtomic } from "./atomic.ts"
 import { readJson } from "./json.ts"
 import { safeRelPath } from "./paths.ts"
 import { readFully, withFile } from "./read.ts"
+import { readError } from "./system-errors.ts"
 
 const NAME = "manifest.json"
 const FORMAT = "vit-prisma folder 1"
@@ -35,7 +37,8 @@ export async function writeManifest(folder: string, about: Readonly<Record<strin
 function entryOf(entry: unknown, name: string, file: string): Entry {
   const { bytes, sha256 } = (entry ?? {}) as Record<string, unknown>
   if (typeof bytes === "number" && typeof sha256 === "string") return { bytes, sha256 }
-  return fail("E_INTEGRITY", `${file}: "${name}" must have bytes and sha256, got ${JSON.stringify(entry)}`, { file })
+  const got = quote(JSON.stringify(entry))
+  return fail("E_INTEGRITY", `${file}: ${quote(name)} must have bytes and sha256, got ${got}`, { file })
 }
 
 const checked = new Map<string, string>()
@@ -46,7 +49,7 @@ const checked = new Map<string, string>()
  * Errors: E_INTEGRITY naming the file, its expected and its found size or hash; E_UNSAFE_PATH.
  */
 export async function checkManifest(folder: string, needed: (name: string) => boolean = () => true): Promise<boolean> {
-  if (!(await readdir(folder)).includes(NAME)) return false
+  if (!(await readdir(folder).catch((e: unknown) => readError(e, folder))).includes(NAME)) return false
   const path = join(folder, NAME)
   const json = (await readJson(path, RULES)) as { format?: unknown; files?: unknown } | null
   if (json?.format !== FORMAT) return false
@@ -60,17 +63,18 @@ export async function checkManifest(folder: string, needed: (name: string) => bo
 
 async function checkFile(path: string, expected: Entry): Promise<void> {
   const stamp = await withFile(path, async (file) => {
-    const { size, mtimeMs, ino } = await file.stat()
-    return `${ino}:${size}:${mtimeMs}:${expected.sha256}`
-  }).catch(() =>
+    const { dev, ino, size, mtimeNs, ctimeNs } = await file.stat({ bigint: true })
+    return [dev, ino, size, mtimeNs, ctimeNs, expected.bytes, expected.sha256].join(":")
+  }).catch((cause: unknown) =>
     fail("E_INTEGRITY", `${path}: the manifest names it and it cannot be read; convert the model again`, {
       file: path,
+      cause,
     }),
   )
   if (checked.get(path) === stamp) return
   const got = await described(path)
   if (got.bytes !== expected.bytes || got.sha256 !== expected.sha256) {
-    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${sha256.slice(0, 12)}...`
+    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${quote(sha256.slice(0, 12))}`
     fail(
       "E_INTEGRITY",
       `${path}: expected ${text(expected)}, got ${text(got)}; it was changed, convert the model again`,

@@ -1,5 +1,6 @@
 /** @file The one place where foreign names become paths: file names in repositories and shard indexes, and repository ids
  * (https://huggingface.co/docs/huggingface_hub/package_reference/utilities#huggingface_hub.utils.validate_repo_id). */
+import { isAbsolute, relative } from "node:path"
 import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 
@@ -36,6 +37,12 @@ export function safeRelPath(name: string, file: string): string {
     if (utf8.encode(segment).length > MAX_SEGMENT) refuse(`has a part longer than ${MAX_SEGMENT} bytes`)
   }
   return name
+}
+
+/** Whether `path` is `folder` or lies below it; both are real paths. */
+export function isWithin(folder: string, path: string): boolean {
+  const way = relative(folder, path)
+  return !isAbsolute(way) && !/^\.\.(?:[\\/]|$)/.test(way)
 }
 
 /** The names of a whole listing, all safe and able to exist side by side, else none. `source` says whose listing it is.

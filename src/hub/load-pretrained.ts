@@ -1,7 +1,7 @@
 /** @file From a folder or a repo id to a hooked model. */
-import { readdir, realpath } from "node:fs/promises"
-import { join } from "node:path"
+import { readdir, realpath, stat } from "node:fs/promises"
 import { convertCheckpoint } from "../../converters/index.ts"
+import { timmPretrained } from "../../converters/timm.ts"
 import { decodeImage, type Image } from "../data/image.ts"
 import { batch, fromHf, fromOpenClip, fromTimm, outputSize, type Preprocessing } from "../data/preprocess.ts"
 import { fail, PrismaError } from "../errors.ts"
@@ -9,13 +9,14 @@ import { openCheckpoint, type Checkpoint } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest } from "../files/manifest.ts"
 import { readTensor } from "../files/safetensors-file.ts"
+import { readError } from "../files/system-errors.ts"
 import { HookedViT, type HookedViTParts } from "../interp/hooked-vit.ts"
 import type { ModelConfig } from "../model/config.ts"
 import { nodeRuntime } from "../runtime/node.ts"
 import type { OrtModule } from "../runtime/ort.ts"
 import type { Runtime, RuntimeOptions } from "../runtime/runtime.ts"
 import type { Tensor } from "../tensor/tensor.ts"
-import { cachedSnapshot, isFolder } from "./cache.ts"
+import { cachedSnapshot, fileIn, isFolder } from "./cache.ts"
 
 export interface LoadOptions extends RuntimeOptions {
   /** Branch, tag or commit of a repo; "main". */
@@ -91,10 +92,14 @@ export class LoadedViT extends HookedViT {
 }
 
 /**
- * Load a vision model: a folder as the Hub lays it out, or a repo id whose snapshot lies in the Hub cache.
+ * Load a vision model: a folder as the Hub lays it out, or a repo id whose snapshot lies in the Hub cache. A folder goes
+ * before a repo id of the same spelling.
  *
- * Only headers are read; weights stay in their files, which onnxruntime maps. Errors: E_REPO_ID, E_HUB_NOT_FOUND,
- * E_CONFIG*, E_UNSUPPORTED_*, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of the files.
+ * Weights are looked for as model.safetensors, then as open_clip_model.safetensors, then as pickles. Of two configs,
+ * config.json counts, unless the weights are open_clip's: then open_clip_config.json does.
+ *
+ * Only headers are read; weights stay in their files, which onnxruntime maps. Errors: E_INPUT (no such folder),
+ * E_REPO_ID, E_REVISION, E_HUB_NOT_FOUND, E_CACHE_CORRUPT, E_INTEGRITY, E_USAGE (image size), E_CONFIG*, E_UNSUPPORTED_*, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of the files.
  */
 export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
   const { allowPickle = false, imageSize, module, runtime, ...session } = options
@@ -103,17 +108,10 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
   await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
   const configFile = await configOf(folder, checkpoint)
-  const path = join(folder, configFile)
+  const path = await fileIn(folder, configFile)
   const configJson = await readJson(path, CONFIG)
-  const opaque = [...checkpoint.opaque.values()][0]
-  if (opaque) {
-    fail("E_UNSUPPORTED_DTYPE", `the tensor "${opaque.name}" is ${opaque.rawDtype}, which cannot be converted`, {
-      tensor: opaque.name,
-      file: folder,
-    })
-  }
-  const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path)
-  const found = await preprocessingOf(folder, configJson, config).catch(unusable)
+  const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path, checkpoint.opaque)
+  const found = await preprocessingOf(folder, path, configJson, config).catch(unusable)
   const usable = found instanceof PrismaError ? undefined : found
   const built = sized(config, imageSize, usable, path)
   const preprocessing = usable && imageSize !== undefined ? fitted(usable, built.vision.imageSize) : found
@@ -134,16 +132,22 @@ const CONFIGS = ["config.json", "open_clip_config.json"] as const
 async function folderOf(name: string, { revision, cacheDir }: LoadOptions): Promise<string> {
   const looksLikePath = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$/.test(name) || name === "."
   if (await isFolder(name)) {
-    const names = await readdir(name)
-    if (
-      looksLikePath ||
-      names.length === 0 ||
-      names.some((n) => CONFIGS.includes(n as never) || n.endsWith(".safetensors"))
-    )
-      return realpath(name)
-  } else if (looksLikePath) return fail("E_INPUT", `${name}: no such folder`, { file: name })
+    const names = await readdir(name).catch((e: unknown) => readError(e, name))
+    if (looksLikePath || names.length === 0 || names.some((n) => OF_MODEL.test(n))) return realpath(name)
+  } else if (looksLikePath || (await isFile(name))) {
+    const what = (await isFile(name)) ? "is a file; give the folder it is in" : "no such folder"
+    return fail("E_INPUT", `${name}: ${what}`, { file: name })
+  }
   return cachedSnapshot(name, revision, cacheDir)
 }
+
+const OF_MODEL = /^(open_clip_)?config\.json$|\.(safetensors|bin|pth|pt)$/
+
+const isFile = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (s) => s.isFile(),
+    () => false,
+  )
 
 /** open_clip's weights go with open_clip's config; otherwise config.json goes before it. */
 async function configOf(folder: string, { source }: Checkpoint): Promise<string> {
@@ -158,28 +162,41 @@ async function configOf(folder: string, { source }: Checkpoint): Promise<string>
   )
 }
 
-const PROCESSORS: Readonly<Record<string, string>> = {
-  "hf-dinov2": "BitImageProcessor",
-  "hf-clip": "CLIPImageProcessor",
-}
+/** What transformers takes for a model whose preprocessor_config.json names no processor, by how its class is called. */
+const PROCESSORS = [
+  [/^DeiT/, "DeiTImageProcessor"],
+  [/^Dinov2/, "BitImageProcessor"],
+  [/^CLIP/, "CLIPImageProcessor"],
+  [/^Siglip/, "SiglipImageProcessor"],
+] as const
 
 async function preprocessingOf(
   folder: string,
+  configPath: string,
   json: unknown,
-  { family, vision }: ModelConfig,
+  { family, architecture, vision }: ModelConfig,
 ): Promise<Preprocessing | undefined> {
   const config = json as Readonly<Record<string, unknown>>
-  if (family === "timm") return fromTimm(config["pretrained_cfg"] ?? {}, join(folder, "config.json"))
-  if (family === "open-clip")
-    return fromOpenClip(config["preprocess_cfg"] ?? {}, config["model_cfg"], join(folder, "open_clip_config.json"))
-  const names = await readdir(folder)
-  const found = ["preprocessor_config.json", "processor_config.json"].find((n) => names.includes(n))
+  if (family === "timm") return fromTimm(timmPretrained(config), configPath)
+  if (family === "open-clip") return fromOpenClip(config["preprocess_cfg"] ?? {}, config["model_cfg"], configPath)
+  const found = await processorOf(folder)
   if (!found) return undefined
-  const path = join(folder, found)
   const { nChannels } = vision
   const channels = nChannels === 1 ? { channels: 1 as const } : nChannels === 3 ? { channels: 3 as const } : {}
-  const type = vision.pool === "attention" ? "SiglipImageProcessor" : PROCESSORS[family]
-  return fromHf(await readJson(path, CONFIG), path, { ...channels, ...(type && { type }) })
+  const type = PROCESSORS.find(([name]) => name.test(architecture))?.[1]
+  return fromHf(found.json, found.path, { ...channels, ...(type && { type }) })
+}
+
+/** As transformers looks for it: nested in a processor_config.json, most of which do not have it, before the other. */
+async function processorOf(folder: string): Promise<{ path: string; json: unknown } | undefined> {
+  const names = await readdir(folder)
+  for (const name of ["processor_config.json", "preprocessor_config.json"].filter((n) => names.includes(n))) {
+    const path = await fileIn(folder, name)
+    const json = await readJson(path, CONFIG)
+    const nested = (json as { image_processor?: unknown } | null)?.image_processor !== undefined
+    if (nested || name === "preprocessor_config.json") return { path, json }
+  }
+  return undefined
 }
 
 /** What is wrong with a preprocessing waits until images are prepared: timm writes three means for one channel. */
@@ -200,8 +217,7 @@ function sized(
     config.family === "hf-dinov2" && p
       ? outputSize({ height: vision.imageSize[0], width: vision.imageSize[1] }, p)
       : undefined
-  const size = asked ?? (own ? ([own.height, own.width] as const) : vision.imageSize)
-  const [h, w] = typeof size === "number" ? [size, size] : size
+  const [h, w] = asked === undefined ? (own ? [own.height, own.width] : vision.imageSize) : pixels(asked)
   if (h === vision.imageSize[0] && w === vision.imageSize[1]) return config
   if (h % vision.patchSize[0] || w % vision.patchSize[1]) {
     fail(
@@ -211,6 +227,16 @@ function sized(
     )
   }
   return { ...config, vision: { ...vision, imageSize: [h, w] } }
+}
+
+/** Largest edge of an image that is asked for, in pixels; configs may name no larger one either. */
+const MAX_EDGE = 8192
+
+function pixels(asked: NonNullable<LoadOptions["imageSize"]>): readonly [number, number] {
+  const both = typeof asked === "number" ? ([asked, asked] as const) : asked
+  const fits = (n: number): boolean => Number.isInteger(n) && n >= 1 && n <= MAX_EDGE
+  if (Array.isArray(both) && both.length === 2 && both.every(fits)) return both
+  return fail("E_USAGE", `imageSize must be one integer from 1 to ${MAX_EDGE} or [height, width], got ${String(asked)}`)
 }
 
 /** The same steps for another size: what was cropped away stays the same share of the image. */

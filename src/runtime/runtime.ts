@@ -60,7 +60,8 @@ export class Runtime {
   async compile<O extends string>(inputs: Values, outputs: Readonly<Record<O, Value>>): Promise<Compiled<O>> {
     const folder = weightsFolder(Object.values(outputs), new Set(Object.values(inputs)))
     const emitted = emit(inputs, outputs, { locate: (file) => file.slice(folder.length) })
-    if (emitted.inputs.length || [...emitted.outputs.values()].some((o) => !o.fed)) {
+    // Where all outputs are fed there is nothing to compute, and onnxruntime refuses a graph without nodes.
+    if ([...emitted.outputs.values()].some((o) => !o.fed)) {
       await this.#with(emitted, folder, async () => {})
     }
     return (feeds) => this.#run(emitted, folder, inputs, feeds)

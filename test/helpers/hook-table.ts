@@ -46,7 +46,7 @@ export function tower(s: TowerShape): Table {
     return name
   }
   const norm = (at: string, shape: readonly number[], from: string): string => {
-    const scale = put(`${at}.hook_scale`, shape.with(-1, 1), from)
+    const scale = put(`${at}.hook_scale`, [...shape.slice(0, -1), 1], from)
     return put(`${at}.hook_normalized`, shape, from, scale)
   }
   /** Scores, pattern and what is read with it, for `queries` over `keys` tokens. */

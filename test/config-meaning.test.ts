@@ -1,0 +1,118 @@
+/** @file What a config's words and its absent keys mean: activations, eps, and configs of older libraries. */
+import { describe, expect, it } from "vitest"
+import { compare, readCase } from "./helpers/parity.ts"
+import * as v from "./helpers/variants.ts"
+
+const { apart, changed } = v
+
+describe("activations", () => {
+  /** erf by its series, exact to 1e-10 for |x| < 4. */
+  function erf(x: number): number {
+    let [sum, term] = [0, x]
+    for (let n = 0; n < 80; n++) {
+      sum += term / (2 * n + 1)
+      term *= (-x * x) / (n + 1)
+    }
+    return (2 / Math.sqrt(Math.PI)) * sum
+  }
+  const sigmoid = (x: number) => 1 / (1 + Math.exp(-x))
+  const gelu = (x: number) => (x / 2) * (1 + erf(x / Math.SQRT2))
+  const geluTanh = (x: number) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
+  const silu = (x: number) => x * sigmoid(x)
+  const FORMULAS = { gelu, gelu_python: gelu, gelu_new: geluTanh, gelu_fast: geluTanh, gelu_pytorch_tanh: geluTanh, silu,
+    swish: silu, quick_gelu: (x: number) => x * sigmoid(1.702 * x), relu: (x: number) => Math.max(0, x) } // prettier-ignore
+
+  it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
+    const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))
+    const { inputs } = readCase({ name, folder: v.caseFolder("hf-vit-names-v5") })
+    const [pre, post] = await v.using(folder, async (m) => {
+      const { cache } = await m.runWithCache(inputs, { names: "blocks.0.mlp.*" })
+      return ["pre", "post"].map((which) => Array.from(cache.get(`blocks.0.mlp.hook_${which}`).data as Float32Array))
+    })
+    const used = pre!.map((x, i) => [x, i] as const).filter(([x]) => Math.abs(x) < 4)
+    expect(used.length).toBeGreaterThan(1000)
+    expect(Math.max(...used.map(([x, i]) => Math.abs(formula(x) - post![i]!)))).toBeLessThan(1e-6)
+  })
+})
+
+/** eps of each library's class, transformers 5.17, timm 1.0.29 and open_clip 3.3; and what scales the first residuals. */
+const EPS = [
+  ["hf-vit-names-v5", [], 1e-12, /embeddings\./],
+  ["hf-deit", [], 1e-12, /embeddings\./],
+  ["hf-dinov2", [], 1e-6, /embeddings\./],
+  ["hf-clip-vision-base", [], 1e-5, /pre_layrnorm/],
+  ["hf-clip-eos-2", ["vision_config"], 1e-5, /pre_layrnorm/],
+  ["hf-siglip-vision", [], 1e-6, /embeddings\./],
+  ["timm-wide", ["model_args"], 1e-6, /cls_token|pos_embed|patch_embed/],
+  ["timm-clip", ["model_args"], 1e-5, /norm_pre/],
+  ["open-clip-quickgelu", ["model_cfg", "vision_cfg"], 1e-5, /visual\.ln_pre/],
+] as const
+
+describe.each(EPS)("layer_norm_eps of %s %s absent", (name, at, eps, first) => {
+  const without = () => apart({ name, at: [...at] }, (c) => delete c["layer_norm_eps"])
+  const { inputs, expected } = readCase({ name, folder: v.caseFolder(name) })
+
+  it("gives what the library gives", async () => {
+    const outputs = await v.using(without(), (m) => m.run(inputs))
+    for (const [key, got] of Object.entries(outputs)) {
+      expect(compare(got, expected.get(key)!).problem, key).toBeUndefined()
+    }
+  })
+
+  it(`is ${eps} in the graph`, async () => {
+    const folder = without()
+    const by = Math.sqrt(eps)
+    v.editTensors(folder, (tensors) => {
+      for (const [key, t] of tensors) if (first.test(key)) tensors.set(key, v.scaled(t, by))
+    })
+    const { residual, scale } = await v.using(folder, async (m) => {
+      const { cache } = await m.runWithCache(inputs, { names: ["blocks.0.hook_resid_pre", "blocks.0.ln1.hook_scale"] })
+      const [x, s] = [cache.get("blocks.0.hook_resid_pre"), cache.get("blocks.0.ln1.hook_scale")]
+      return { residual: x.data as Float32Array, scale: s.data as Float32Array }
+    })
+    const d = residual.length / scale.length
+    for (const [row, s] of scale.entries()) {
+      const x = residual.subarray(row * d, (row + 1) * d)
+      const mean = x.reduce((sum, v) => sum + v, 0) / d
+      const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / d
+      expect((s * s - variance) / eps).toBeCloseTo(1, 2)
+    }
+  })
+})
+
+describe("configs of older libraries", () => {
+  const outputs = (folder: string, name: string) =>
+    v.outputsOf(folder, readCase({ name, folder: v.caseFolder(name) }).inputs)
+
+  it("takes a timm config of 2022, which says all at its top", async () => {
+    const folder = changed({ name: "timm-gap", at: [] }, (_, whole) => {
+      const { pretrained_cfg, ...rest } = whole
+      for (const key of Object.keys(whole)) delete whole[key]
+      Object.assign(whole, rest, pretrained_cfg, { crop_pct: 0.5 })
+    })
+    expect(await outputs(folder, "timm-gap")).toEqual(await outputs(v.caseFolder("timm-gap"), "timm-gap"))
+    expect(await v.using(folder, (m) => m.preprocessing)).toMatchObject({ resize: { edge: 64 }, mean: [0.5, 0.5, 0.5] })
+  })
+
+  it("takes CLIP's vision_config_dict and text_config_dict before the configs beside them, as transformers does", async () => {
+    const name = "hf-clip-eos-2"
+    const folder = changed({ name, at: [] }, (c) => {
+      for (const key of ["vision_config", "text_config"]) [c[`${key}_dict`], c[key]] = [c[key], { hidden_size: 512 }]
+    })
+    expect(await outputs(folder, name)).toEqual(await outputs(v.caseFolder(name), name))
+    const nothing = changed({ name, at: [] }, (c) => (c["vision_config_dict"] = null))
+    expect(await outputs(nothing, name)).toEqual(await outputs(v.caseFolder(name), name))
+  })
+
+  it("knows null of Python in timm's arguments", async () => {
+    const layerScale = changed({ name: "timm-dinov2", at: ["model_args"] }, (c) => (c["init_values"] = null))
+    expect(await v.refused(layerScale, "E_UNEXPECTED_TENSORS")).toContain("ls1.gamma")
+    const norm = changed({ name: "timm-wide", at: ["model_args"] }, (c) => (c["fc_norm"] = null))
+    expect(await outputs(norm, "timm-wide")).toEqual(await outputs(v.caseFolder("timm-wide"), "timm-wide"))
+  })
+
+  it("takes an empty list of architectures as none", async () => {
+    const folder = changed({ name: "hf-dino", at: [] }, (c) => (c["architectures"] = []))
+    expect(await v.using(folder, (m) => m.config.architecture)).toBe("ViTModel")
+  })
+})
