@@ -7,7 +7,17 @@ import { unknownHook } from "../model/hooks.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
 import { quote } from "../tensor/quote.ts"
 import { float32, show, type Tensor } from "../tensor/tensor.ts"
-import { bytes, loadModel, note, print, printJson, refuseOverwriting, table, type ModelOptions } from "./output.ts"
+import {
+  bytes,
+  counted,
+  loadModel,
+  note,
+  print,
+  printJson,
+  refuseOverwriting,
+  table,
+  type ModelOptions,
+} from "./output.ts"
 
 export interface ActivationsOptions extends ModelOptions {
   readonly input?: string
@@ -36,7 +46,7 @@ export async function activations(name: string, paths: readonly string[], option
   const rows = [...tensors].map(([tensor, { shape, data }]) => ({ name: tensor, shape, bytes: data.byteLength }))
   if (options.format === "json") return printJson({ file: options.out, tensors: rows })
   print(table(rows.map((r) => [r.name, show(r.shape), bytes(r.bytes)])))
-  note(`wrote ${rows.length === 1 ? "1 tensor" : `${rows.length} tensors`} to ${options.out}`)
+  note(`wrote ${counted(rows.length, "tensor")} to ${options.out}`)
 }
 
 /** `pixel_values` of any number type and, of a dual encoder, `input_ids` of any number type. */

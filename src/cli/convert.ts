@@ -1,6 +1,6 @@
 /** @file vit-prisma convert: a checkpoint as a folder for transformers.js and onnxruntime. */
 import { convertModel } from "../export/convert.ts"
-import { loadModel, note, print, printJson, warn, type ModelOptions } from "./output.ts"
+import { counted, loadModel, note, print, printJson, warn, type ModelOptions } from "./output.ts"
 
 export interface ConvertOptions extends ModelOptions {
   readonly out: string
@@ -27,7 +27,7 @@ export async function convert(name: string, options: ConvertOptions): Promise<vo
   print(folder)
   if (certificate && worst) {
     note(
-      `certified: ${certificate.values.length === 1 ? "1 value" : `${certificate.values.length} values`}, the worst "${worst.name}" ${worst.error.toExponential(2)} from float64`,
+      `certified: ${counted(certificate.values.length, "value")}, the worst "${worst.name}" ${worst.error.toExponential(2)} from float64`,
     )
   }
 }

@@ -8,7 +8,7 @@ import { openSafetensors } from "../files/safetensors-file.ts"
 import { isFolder } from "../hub/cache.ts"
 import { inputShapes } from "../model/model.ts"
 import { show } from "../tensor/tensor.ts"
-import { bytes, loadModel, plain, print, printJson, style, table, warn, type ModelOptions } from "./output.ts"
+import { bytes, counted, loadModel, plain, print, printJson, style, table, warn, type ModelOptions } from "./output.ts"
 
 export async function info(name: string, options: ModelOptions): Promise<void> {
   if (await isFolder(name)) return model(name, options)
@@ -35,7 +35,7 @@ async function tensors(path: string, { format }: ModelOptions): Promise<void> {
     return printJson({ file: path, metadata: Object.fromEntries(metadata ?? []), bytes: total, tensors: listed })
   for (const [key, value] of metadata ?? []) print(plain(`${key}: ${value}`))
   if (listed.length) print(table(listed.map((t) => [t.name, t.dtype, show(t.shape), bytes(t.bytes)])))
-  print(style("bold", `${listed.length} tensors, ${bytes(total)}`))
+  print(style("bold", `${counted(listed.length, "tensor")}, ${bytes(total)}`))
 }
 
 async function onnx(path: string, { format }: ModelOptions): Promise<void> {
@@ -47,7 +47,7 @@ async function onnx(path: string, { format }: ModelOptions): Promise<void> {
   const listed = external.map(({ name, location, offset, length }) => ({ name, location, offset, length }))
   if (format === "json") return printJson({ file: path, manifest_checked: checked, external: listed })
   if (listed.length) print(table(listed.map((t) => [t.name, t.location, String(t.offset), bytes(Number(t.length))])))
-  const said = `${listed.length} tensors of external data, all inside the model's folder`
+  const said = `${counted(listed.length, "tensor")} of external data, all inside the model's folder`
   print(style("bold", checked ? `${said}, as the manifest says` : said))
 }
 

@@ -69,6 +69,9 @@ export function bytes(n: number): string {
   return `${power ? (n / 1000 ** power).toPrecision(3) : n} ${units[power]}`
 }
 
+/** "1 tensor", "2 tensors" */
+export const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`
+
 /** Columns, each as wide as its widest cell. */
 export function table(cells: readonly (readonly string[])[], gap = "  "): string {
   const rows = cells.map((row) => row.map(plain))

@@ -42,7 +42,10 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
   const e = new Emission(inputs, options)
   const roots = new Map(Object.entries(outputs).map(([name, v]) => [name, options.named ? v : e.root(v)]))
   if (options.named) e.reserve(roots)
-  for (const v of toposort(roots.values(), e.stop)) e.value(v)
+  const order = toposort(roots.values(), e.stop)
+  // All inputs that are reached come first: dimensions are read from one that is fed in any case.
+  for (const v of order) e.fedAs(v)
+  for (const v of order) e.value(v)
 
   const ports = new Map<string, OutputPort>()
   const written = new Map<string, Port>()
@@ -88,7 +91,7 @@ class Emission implements Writing {
   readonly #reserved = new Map<Value, string>()
   readonly #taken: Set<string>
   readonly #copies = new Map<string, number>()
-  readonly #shared = new Map<string, OpenNode>()
+  readonly #shared = new Map<string, { readonly node: OpenNode; readonly filled: Set<number> }>()
   readonly #constants = new Map<string, string>()
   readonly #options: EmitOptions
 
@@ -127,7 +130,7 @@ class Emission implements Writing {
     if (this.#names.has(v)) return
     const ins = v.inputs.map((x) => this.#use(this.#names.get(x)!))
     const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
-    const out = this.#reserved.get(v) ?? this.#unique(wanted)
+    const out = this.#reserved.get(v) ?? this.unique(wanted)
     this.#names.set(v, out)
     const rule = rules[v.op] as Rule<Op>
     rule.lower(this, v, ins, out)
@@ -137,7 +140,7 @@ class Emission implements Writing {
   outputName(v: Value, name: string | undefined): string {
     const own = this.#use(this.#names.get(v)!)
     if (own === name || (name === undefined && !this.initializers.has(own))) return own
-    const out = this.#unique(name ?? `${own}:out`)
+    const out = this.unique(name ?? `${own}:out`)
     this.node("Identity", [own], out)
     return out
   }
@@ -161,14 +164,16 @@ class Emission implements Writing {
     out: string,
     attrs: Record<string, Attribute>,
   ): void {
-    let node = this.#shared.get(`${op}:${key}`)
-    if (!node) {
-      node = { op, inputs: ins, outputs: [this.#unique(`${out}:0`)], attrs }
-      this.#shared.set(`${op}:${key}`, node)
-      this.nodes.push(node)
+    let known = this.#shared.get(`${op}:${key}`)
+    if (!known || known.filled.has(index)) {
+      known = { node: { op, inputs: ins, outputs: [this.unique(`${out}:0`)], attrs }, filled: new Set() }
+      this.#shared.set(`${op}:${key}`, known)
+      this.nodes.push(known.node)
     }
-    while (node.outputs.length <= index) node.outputs.push("")
-    node.outputs[index] = out
+    const { outputs } = known.node
+    while (outputs.length <= index) outputs.push("")
+    outputs[index] = out
+    known.filled.add(index)
   }
 
   ints(values: readonly number[]): string {
@@ -225,7 +230,7 @@ class Emission implements Writing {
   #memo(key: string, write: (out: string) => void): string {
     const known = this.#constants.get(key)
     if (known) return known
-    const out = this.#unique(key)
+    const out = this.unique(key)
     this.#constants.set(key, out)
     write(out)
     return out
@@ -241,7 +246,7 @@ class Emission implements Writing {
   }
 
   /** Names of hooks, weights and nodes share one space in ONNX. */
-  #unique(name: string): string {
+  unique(name: string): string {
     let free = name
     for (let i = this.#copies.get(name) ?? 1; this.#taken.has(free); i++) {
       free = `${name}~${i}`

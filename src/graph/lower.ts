@@ -15,6 +15,8 @@ export interface Rule<O extends Op> {
 
 /** What a rule writes with: the emission (emit.ts). */
 export interface Writing {
+  /** `name`, or one like it that nothing else has. */
+  unique(name: string): string
   /** Returns `out`. */
   node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
   /** Output number `index` of the node that all ops of one `key` share. */
@@ -99,10 +101,14 @@ export const rules: { [O in Op]: Rule<O> } = {
   Equal: { lower: plain("Equal") },
   OrElse: {
     lower: (w, v, [replacement, computed], out) => {
-      const rows = w.node("Shape", [replacement!], `${out}:rows`, { start: 0, end: 1 })
-      const fed = w.node("Cast", [rows], `${out}:fed`, { to: dataType("bool") })
+      const rows = w.node("Shape", [replacement!], w.unique(`${out}:rows`), { start: 0, end: 1 })
+      const fed = w.node("Cast", [rows], w.unique(`${out}:fed`), { to: dataType("bool") })
       const branch = (from: string, which: string) => {
-        const output = { name: `${out}:${which}`, dtype: v.dtype, shape: v.shape.map((_, i) => `${out}:${i}`) }
+        const output = {
+          name: w.unique(`${out}:${which}`),
+          dtype: v.dtype,
+          shape: v.shape.map((_, i) => `${out}:${i}`),
+        }
         return { graph: { nodes: [{ op: "Identity", inputs: [from], outputs: [output.name], attrs: {} }], output } }
       }
       w.node("If", [fed], out, { then_branch: branch(replacement!, "then"), else_branch: branch(computed!, "else") })

@@ -67,13 +67,18 @@ export class LoadedViT extends HookedViT {
         "E_PREPROC",
         `${this.source.folder} has no preprocessor_config.json: images cannot be prepared, feed tensors`,
       )
-    const [height, width] = this.config.vision.imageSize
+    const { imageSize, nChannels } = this.config.vision
+    const [height, width] = imageSize
     const got = outputSize({ height, width }, p)
     if (got.height !== height || got.width !== width) {
       fail(
         "E_PREPROC",
         `${this.source.folder}: preprocessing gives ${got.height}x${got.width} pixels, the model takes ${height}x${width}; load it with imageSize`,
       )
+    }
+    if (p.channels !== nChannels) {
+      const what = `preprocessing gives ${p.channels} channels, the model takes ${nChannels}; feed tensors`
+      fail("E_PREPROC", `${this.source.folder}: ${what}`)
     }
     return p
   }
@@ -99,7 +104,9 @@ export class LoadedViT extends HookedViT {
  * config.json counts, unless the weights are open_clip's: then open_clip_config.json does.
  *
  * Only headers are read; weights stay in their files, which onnxruntime maps. Errors: E_INPUT (no such folder),
- * E_REPO_ID, E_REVISION, E_HUB_NOT_FOUND, E_CACHE_CORRUPT, E_INTEGRITY, E_USAGE (image size), E_CONFIG*, E_UNSUPPORTED_*, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of the files.
+ * E_REPO_ID, E_REVISION, E_HUB_NOT_FOUND, E_CACHE_CORRUPT, E_INTEGRITY, E_USAGE (a name or image size of another kind),
+ * E_CONFIG*, E_UNSUPPORTED_*, E_AMBIGUOUS_PREFIX, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of
+ * the files.
  */
 export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
   const { allowPickle = false, imageSize, module, runtime, ...session } = options
@@ -130,6 +137,8 @@ const CONFIGS = ["config.json", "open_clip_config.json"] as const
 
 /** A folder goes before a repo id of the same spelling; what is neither is refused by its form. */
 async function folderOf(name: string, { revision, cacheDir }: LoadOptions): Promise<string> {
+  // Callers without types.
+  if (typeof name !== "string") return fail("E_USAGE", `the model must be a folder or a repo id, got ${typeof name}`)
   const looksLikePath = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$/.test(name) || name === "."
   if (await isFolder(name)) {
     const names = await readdir(name).catch((e: unknown) => readError(e, name))

@@ -179,3 +179,11 @@ export function folderAt(...parts: readonly string[]): string {
   mkdirSync(folder, { recursive: true })
   return folder
 }
+
+export const remove = (path: string): void => rmSync(path, { recursive: true })
+
+export const copyFolder = (from: string, to: string): void => cpSync(from, to, { recursive: true })
+
+/** Copy a case's files into a folder, which may exist. */
+export const copyInto = (name: string, to: string): void =>
+  cpSync(caseFolder(name), to, { recursive: true, filter: (path) => !path.endsWith("expected.safetensors") })
