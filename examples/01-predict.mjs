@@ -6,4 +6,5 @@ const images = await model.images("model-cards/mnist-demo/seven.png") // [1, 1, 
 const { logits } = await model.run(images)
 
 const ranked = [...logits.data].map((logit, index) => ({ label: model.config.labels[index], logit }))
-for (const { label, logit } of ranked.sort((a, b) => b.logit - a.logit).slice(0, 3)) console.log(label, logit.toFixed(2))
+for (const { label, logit } of ranked.sort((a, b) => b.logit - a.logit).slice(0, 3))
+  console.log(label, logit.toFixed(2))

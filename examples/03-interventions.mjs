@@ -15,7 +15,10 @@ const mean = Float32Array.from({ length: d }, (_, j) => {
   for (let t = 0; t < tokens; t++) sum += out.data[t * d + j]
   return sum / tokens
 })
-const patch = float32(out.shape, Float32Array.from(out.data, (_, i) => mean[i % d]))
+const patch = float32(
+  out.shape,
+  Float32Array.from(out.data, (_, i) => mean[i % d]),
+)
 console.log("mean-ablated  ", logit(await model.run(images, { patch: { "blocks.2.hook_attn_out": patch } })))
 
 // 2. An edit is traced into the graph: halve every MLP's output.

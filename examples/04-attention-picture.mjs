@@ -3,7 +3,9 @@ import { writeFileSync } from "node:fs"
 import { decodeImage, encodePng, loadPretrained } from "vit-prisma"
 
 const model = await loadPretrained("model-cards/mnist-demo")
-const { cache } = await model.runWithCache(await model.images("model-cards/mnist-demo/seven.png"), { names: "*pattern" })
+const { cache } = await model.runWithCache(await model.images("model-cards/mnist-demo/seven.png"), {
+  names: "*pattern",
+})
 const image = await decodeImage("model-cards/mnist-demo/seven.png")
 
 const { nLayers, nHeads } = model.config.vision
@@ -13,7 +15,14 @@ const height = nLayers * (cell + gap) - gap
 const canvas = new Uint8Array(width * height * 3).fill(255)
 
 // Dark blue to yellow, even in lightness: a few points of cividis.
-const stops = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]]
+const stops = [
+  [0, 34, 78],
+  [53, 69, 108],
+  [102, 105, 112],
+  [148, 142, 119],
+  [200, 184, 102],
+  [254, 232, 56],
+]
 function colour(v) {
   const at = Math.min(v, 0.9999) * (stops.length - 1)
   const [low, high] = [stops[Math.floor(at)], stops[Math.floor(at) + 1]]

@@ -15,7 +15,12 @@ const { certificate } = await convertModel(model, folder, {
   inputs: "blocks.1.hook_resid_pre",
   certify: true,
 })
-console.log("certified:", certificate.values.length, "values, worst", Math.max(...certificate.values.map((v) => v.error)))
+console.log(
+  "certified:",
+  certificate.values.length,
+  "values, worst",
+  Math.max(...certificate.values.map((v) => v.error)),
+)
 
 const { inputs, outputs } = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"))
 console.log("inputs", Object.keys(inputs), "outputs", Object.keys(outputs))

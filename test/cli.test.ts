@@ -10,7 +10,7 @@ const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-cli-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
 const at = (name: string): string => join(scratch, name)
 
-const json = <T>({ stdout }: Ran): T => JSON.parse(stdout) as T
+const json = ({ stdout }: Ran): unknown => JSON.parse(stdout)
 
 const COMMANDS = ["info", "run", "activations", "convert", "demo"]
 
@@ -237,12 +237,12 @@ describe("results", () => {
       weights: { name: string; dtype: string; shape: number[] }[]
       hooks: { name: string; shape: unknown[]; bytes: number; onRequest: boolean }[]
     }
-    const info = json<Info>(machine)
+    const info = json(machine) as Info
     expect(info).toMatchObject({ family: "hf-vit", parameters: 105_546, outputs: ["logits"] })
     expect(info.weights.reduce((n, w) => n + w.shape.reduce((a, b) => a * b, 1), 0)).toBe(info.parameters)
     const pattern = { name: "blocks.0.attn.hook_pattern", shape: ["batch", 4, 50, 50], bytes: 40_000, onRequest: false }
     expect(info.hooks).toContainEqual(pattern)
-    expect(json<Info>(dual).inputs).toEqual({ pixel_values: ["batch", 3, 32, 32], input_ids: ["texts", "tokens"] })
+    expect((json(dual) as Info).inputs).toEqual({ pixel_values: ["batch", 3, 32, 32], input_ids: ["texts", "tokens"] })
   })
 
   it("info of files", async () => {
@@ -255,9 +255,11 @@ describe("results", () => {
       cli(["info", evil]),
     ])
     expect(file.stdout).toMatch(/^classifier\.bias +F32 +\[10\] +40 B$/m)
-    const { tensors, bytes, metadata } = json<{ tensors: { bytes: number }[]; bytes: number; metadata: object }>(
-      machine,
-    )
+    const { tensors, bytes, metadata } = json(machine) as {
+      tensors: { bytes: number }[]
+      bytes: number
+      metadata: object
+    }
     expect([tensors.length, metadata]).toEqual([56, { format: "pt" }])
     expect(tensors.reduce((n, t) => n + t.bytes, 0)).toBe(bytes)
     // Names from files must not steer the terminal.
@@ -279,13 +281,13 @@ describe("results", () => {
       "1",
       "",
     ])
-    const results = json<{ image: string; predictions: Record<string, number | string>[] }[]>(machine)
+    const results = json(machine) as { image: string; predictions: Record<string, number | string>[] }[]
     expect(results.map(({ image }) => image)).toEqual([seven, seven])
     expect(results[0]!.predictions).toHaveLength(5)
     expect(Object.keys(results[0]!.predictions[0]!)).toEqual(["label", "score", "logit", "index"])
     expect(results[0]!.predictions[0]).toMatchObject({ label: "7", index: 7 })
     expect(results[1]!.predictions).toEqual(results[0]!.predictions)
-    expect(json<typeof results>(top)[0]!.predictions).toEqual(results[0]!.predictions.slice(0, 1))
+    expect((json(top) as typeof results)[0]!.predictions).toEqual(results[0]!.predictions.slice(0, 1))
     expect([human.stderr, machine.stderr, top.stderr]).toEqual(["", "", ""])
   })
 
@@ -299,8 +301,8 @@ describe("results", () => {
       ),
     ])
     expect(demo.stdout).toMatch(/It says\n {2}7 +99\.97 %/)
-    expect(json<{ predictions: object[] }[]>(machine)[0]!.predictions[0]).toMatchObject({ label: "7" })
-    expect(json<object>(convert)).toMatchObject({
+    expect((json(machine) as { predictions: object[] }[])[0]!.predictions[0]).toMatchObject({ label: "7" })
+    expect(json(convert) as object).toMatchObject({
       folder: at("c1"),
       warnings: [],
       certificate: { values: [{ name: "logits", shape: [1, 10] }] },
@@ -321,7 +323,7 @@ describe("results", () => {
     ])
     expect([human.code, machine.code]).toEqual([0, 0])
     expect(human.stderr).toMatch(/^skipped image 1: .*bad\.png: .* \[E_IMAGE_DECODE\]\n1 of 3 images were skipped\n$/)
-    expect(json<{ image: string }[]>(machine).map(({ image }) => image)).toEqual([seven, seven])
+    expect((json(machine) as { image: string }[]).map(({ image }) => image)).toEqual([seven, seven])
     expect(JSON.parse(machine.stderr)).toMatchObject({ code: "E_IMAGE_DECODE", file: at("bad.png") })
     expect(none.code).toBe(1)
     expect(none.stderr).toContain(`${at("bad.png")}: `)
@@ -336,7 +338,10 @@ describe("results", () => {
     const images = names.map((name) => `${name}.png`)
     const run = await cli(["run", "--json", ".", "--", ...images], { cwd: folder })
     expect(
-      json<{ image: string; predictions: { label: string }[] }[]>(run).map((r) => [r.image, r.predictions[0]!.label]),
+      (json(run) as { image: string; predictions: { label: string }[] }[]).map((r) => [
+        r.image,
+        r.predictions[0]!.label,
+      ]),
     ).toEqual(images.map((image) => [image, "7"]))
     const out = await cli(["activations", folder, join(folder, "a#b?c.png"), "--out", join(folder, "\u{1f9ff} %.st")])
     const converted = await cli(["convert", folder, "--out", join(folder, "c #%41")])

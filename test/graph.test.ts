@@ -1,10 +1,10 @@
 /** @file Every op through emit and onnxruntime against plain loops; what is refused while a graph is built; dimensions. */
 import { afterAll, describe, expect, it } from "vitest"
-import { bind, broadcast, product, quotient, symbolsOf, type Dim, type Shape } from "../src/graph/dims.ts"
+import { bind, broadcast, product, quotient, symbolsOf, type Dim } from "../src/graph/dims.ts"
 import * as ops from "../src/graph/ops.ts"
 import { toposort, type Op, type Value } from "../src/graph/value.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
-import { float32, int64, type DType, type Tensor } from "../src/tensor/tensor.ts"
+import { float32, int64, type Tensor } from "../src/tensor/tensor.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import type { Numbers } from "./helpers/loops.ts"
 import { EXAMPLES, type Feed } from "./helpers/op-examples.ts"

@@ -4,11 +4,12 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import { afterAll, describe, expect, it } from "vitest"
+import type * as Isolate from "../src/jobs/isolate.ts"
 import { root, twoAtATime } from "./helpers/cli.ts"
 
 // A forked process runs JavaScript: the built module.
 const built = pathToFileURL(join(root, "dist/src/jobs/isolate.js")).href
-const { inChild, pool } = (await import(built)) as typeof import("../src/jobs/isolate.ts")
+const { inChild, pool } = (await import(built)) as typeof Isolate
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-jobs-"))
 afterAll(() => rmSync(scratch, { recursive: true }))

@@ -58,6 +58,7 @@ export async function convertModel(model: LoadedViT, folder: string, options: Co
   await refuseToReplaceSource(model, folder)
   const outputs = options.hooks === undefined ? [] : matchHooks(model.hooks, options.hooks)
   const replaceable = options.inputs === undefined ? [] : matchHooks(model.hooks, options.inputs)
+  refuseSplitNorms(replaceable)
   return publishFolder(
     folder,
     async (temp) => {
@@ -76,6 +77,17 @@ export async function convertModel(model: LoadedViT, folder: string, options: Co
     },
     { force },
   )
+}
+
+/** Where a split input can be fed, q, k or v has a norm of its own, and ln1's hooks would no longer reach it. */
+function refuseSplitNorms(replaceable: readonly string[]): void {
+  for (const name of replaceable) {
+    const [, block] = /^(.*)attn\.hook_[qkv]_input$/.exec(name) ?? []
+    const norm = block === undefined ? undefined : replaceable.find((other) => other.startsWith(`${block}ln1.`))
+    if (norm === undefined) continue
+    const why = `what is fed at the first is normed by itself`
+    fail("E_HOOK", `"${name}" and "${norm}" cannot both become inputs: ${why}; choose one of them`)
+  }
 }
 
 /** What the exported model takes and gives. */

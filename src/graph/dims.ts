@@ -12,6 +12,7 @@ interface Factors {
 
 const factors = (d: Dim): Factors => {
   if (typeof d === "number") return { factor: d, symbols: [] }
+  if (/^\D[^*]*$/.test(d)) return { factor: 1, symbols: [d] }
   const parts = d.split("*")
   const known = /^\d+$/.test(parts[0]!)
   return { factor: known ? Number(parts[0]) : 1, symbols: known ? parts.slice(1) : parts }
@@ -25,8 +26,17 @@ const join = ({ factor, symbols }: Factors): Dim => {
 
 /** The product of dimensions in canonical form: factor first, symbols sorted, so that equal products are equal strings. */
 export function product(dims: Shape): Dim {
-  const all = dims.map(factors)
-  return join({ factor: all.reduce((n, f) => n * f.factor, 1), symbols: all.flatMap((f) => f.symbols) })
+  let factor = 1
+  const symbols: string[] = []
+  for (const d of dims) {
+    if (typeof d === "number") factor *= d
+    else {
+      const parts = factors(d)
+      factor *= parts.factor
+      symbols.push(...parts.symbols)
+    }
+  }
+  return join({ factor, symbols })
 }
 
 /** a / b where it is exact, else undefined. */

@@ -32,9 +32,7 @@ const typed = (v: Value): string => `${v.dtype === "float32" ? "" : `${v.dtype} 
 /** A scalar as its number, anything larger as its type. */
 function literal({ attrs: { tensor } }: Value<"Constant">): string {
   if (tensor.data.length !== 1) return `const ${show(tensor.shape)}`
-  return Number(tensor.data[0])
-    .toPrecision(7)
-    .replace(/\.0+$|(\.\d*?)0+$/, "$1")
+  return String(Number(Number(tensor.data[0]).toPrecision(7)))
 }
 
 function attributes(v: Value): string {

@@ -75,18 +75,21 @@ export const is = <O extends Op>(value: Value, op: O): value is Value<O> => valu
 /** Every value that `outputs` need, inputs before users, not walking past `stop`. */
 export function toposort(outputs: Iterable<Value>, stop: ReadonlySet<Value> = new Set()): Value[] {
   const order: Value[] = []
-  const seen = new Set<Value>()
-  const stack = [...outputs].reverse().map((value) => ({ value, ready: false }))
+  // false: its inputs are being visited; true: it is in `order`.
+  const visited = new Map<Value, boolean>()
+  const stack = [...outputs].reverse()
   while (stack.length) {
-    const { value, ready } = stack.pop()!
-    if (ready) order.push(value)
-    else if (!seen.has(value)) {
-      seen.add(value)
-      stack.push({ value, ready: true })
-      if (!stop.has(value)) {
-        for (let i = value.inputs.length - 1; i >= 0; i--) stack.push({ value: value.inputs[i]!, ready: false })
-      }
+    const value = stack.at(-1)!
+    const done = visited.get(value)
+    if (done === undefined && value.inputs.length && !stop.has(value)) {
+      visited.set(value, false)
+      for (let i = value.inputs.length - 1; i >= 0; i--) stack.push(value.inputs[i]!)
+      continue
     }
+    stack.pop()
+    if (done) continue
+    visited.set(value, true)
+    order.push(value)
   }
   return order
 }

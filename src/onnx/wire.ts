@@ -2,7 +2,6 @@
 
 const text = new TextEncoder()
 const spare: Writer[] = []
-const ASCII = /^[\u0000-\u007f]*$/
 
 /** Appends fields to one growing buffer; a nested message is written by a function and its length put before it. */
 export class Writer {
@@ -37,11 +36,18 @@ export class Writer {
 
   /** Nearly all are short ASCII, which a loop writes several times faster than TextEncoder. */
   string(field: number, value: string): this {
-    if (!ASCII.test(value)) return this.bytes(field, text.encode(value))
+    const start = this.#length
     this.#varint((field << 3) | 2)
     this.#varint(value.length)
     this.#reserve(value.length)
-    for (let i = 0; i < value.length; i++) this.#bytes[this.#length++] = value.charCodeAt(i)
+    for (let i = 0; i < value.length; i++) {
+      const code = value.charCodeAt(i)
+      if (code > 0x7f) {
+        this.#length = start
+        return this.bytes(field, text.encode(value))
+      }
+      this.#bytes[this.#length++] = code
+    }
     return this
   }
 

@@ -84,13 +84,15 @@ const DTYPES = new Map<Function, string>([
 export interface Written {
   readonly shape: readonly number[]
   readonly data: Float32Array | Float64Array | Int32Array | BigInt64Array
+  /** What the header says; by default what the array holds. */
+  readonly dtype?: string
 }
 
 /** A safetensors file, written by no code of the project. */
 export function writeTensors(path: string, tensors: Readonly<Record<string, Written>>): string {
   let at = 0
-  const header = Object.entries(tensors).map(([name, { shape, data }]) => {
-    const entry = { dtype: DTYPES.get(data.constructor), shape, data_offsets: [at, (at += data.byteLength)] }
+  const header = Object.entries(tensors).map(([name, { shape, data, dtype = DTYPES.get(data.constructor) }]) => {
+    const entry = { dtype, shape, data_offsets: [at, (at += data.byteLength)] }
     return [name, entry]
   })
   const json = Buffer.from(JSON.stringify(Object.fromEntries(header)))

@@ -1,0 +1,32 @@
+/** @file Every numbered example runs as it stands, against the built package, and prints what it is about. */
+import { execFile } from "node:child_process"
+import { existsSync, readdirSync } from "node:fs"
+import { mkdtemp } from "node:fs/promises"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { promisify } from "node:util"
+import { expect, it } from "vitest"
+
+const root = fileURLToPath(new URL("..", import.meta.url))
+
+const SAYS: Readonly<Record<string, RegExp>> = {
+  "01-predict.mjs": /^7 10\.41\n/,
+  "02-cache.mjs": /71 hooks.*\n.*pattern of layer 1 \[ 1, 4, 50, 50 \]\nthe same tensor: true/,
+  "03-interventions.mjs": /as it is +10\.410\nmean-ablated +\d+\.\d+\nMLPs halved +\d+\.\d+\nhead 1\.0 fixed +\d+\.\d+/,
+  "04-attention-picture.mjs": /attention\.png: 592 x 352 pixels/,
+  "05-export.mjs": /certified: 4 values[^]*logit of 7: 10\.41 with an empty stream: -5\.\d+/,
+  "06-values.mjs": /entropy of each head of layer 2, nats:( \d\.\d{3}){4}/,
+}
+
+it("names what each example prints", () => {
+  expect(Object.keys(SAYS)).toEqual(readdirSync(join(root, "examples")).sort())
+})
+
+it.each(Object.entries(SAYS))("%s", async (name, said) => {
+  const out = await mkdtemp(join(tmpdir(), "prisma-example-"))
+  const args = [join(root, "examples", name), join(out, "attention.png")]
+  const { stdout } = await promisify(execFile)(process.execPath, args, { cwd: root })
+  expect(stdout).toMatch(said)
+  expect(existsSync(join(out, "attention.png"))).toBe(name.startsWith("04"))
+})
