@@ -82,11 +82,10 @@ export async function convertModel(model: LoadedViT, folder: string, options: Co
 /** Where a split input can be fed, q, k or v has a norm of its own, and ln1's hooks would no longer reach it. */
 function refuseSplitNorms(replaceable: readonly string[]): void {
   for (const name of replaceable) {
-    const [, block] = /^(.*)attn\.hook_[qkv]_input$/.exec(name) ?? []
+    const [, block] = /^(.*)hook_[qkv]_input$/.exec(name) ?? []
     const norm = block === undefined ? undefined : replaceable.find((other) => other.startsWith(`${block}ln1.`))
     if (norm === undefined) continue
-    const why = `what is fed at the first is normed by itself`
-    fail("E_HOOK", `"${name}" and "${norm}" cannot both become inputs: ${why}; choose one of them`)
+    fail("E_HOOK", `"${name}" takes a norm of its own, so "${norm}" cannot become an input beside it; choose one`)
   }
 }
 

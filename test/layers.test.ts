@@ -1,0 +1,212 @@
+/** @file The order of the layers and who may touch what: read from the sources, and each rule shown to bite. */
+import { describe, expect, it } from "vitest"
+import { packageOf, parse, sources, target, type Source } from "./helpers/sources.ts"
+
+/** From the bottom up; those of one line are siblings, which do not know each other. */
+const LAYERS: readonly (readonly string[])[] = [
+  ["errors", "version"],
+  ["tensor"],
+  ["onnx"],
+  ["graph"],
+  ["model"],
+  ["files", "runtime", "data"],
+  ["converters"],
+  ["interp"],
+  ["core"],
+  ["hub"],
+  ["export"],
+  ["interop", "jobs"],
+  ["index"],
+  ["cli"],
+]
+
+/** `src/graph/ops.ts` lies in `graph`, `src/core.ts` in `core`, `converters/hf.ts` in `converters`. */
+const layerOf = (path: string): string => {
+  const [top, ...rest] = path.split("/")
+  return (top === "src" ? rest[0]! : top!).replace(/\.ts$/, "")
+}
+const rankOf = (layer: string): number => LAYERS.findIndex((line) => line.includes(layer))
+
+/** Each file with what it imports that is of this repository. */
+const inside = (all: readonly Source[]): (readonly [Source, string])[] =>
+  all.flatMap((s) => s.imports.flatMap(({ from }) => (from?.startsWith(".") ? [[s, target(s, from)] as const] : [])))
+
+/** Each file with what it imports that is not. */
+const outside = (all: readonly Source[]): (readonly [Source, string, readonly string[]])[] =>
+  all.flatMap((s) =>
+    s.imports.flatMap(({ from, names }) =>
+      from === undefined || from.startsWith(".") ? [] : [[s, from, names] as const],
+    ),
+  )
+
+type Rule = (all: readonly Source[]) => string[]
+
+const pointDown: Rule = (all) =>
+  inside(all).flatMap(([{ path }, to]) => {
+    const [from, into] = [layerOf(path), layerOf(to)]
+    if (rankOf(from) < 0) return [`${path} lies in no layer`]
+    if (rankOf(into) < 0) return [`${path} imports ${to}, which lies in no layer`]
+    return from === into || rankOf(into) < rankOf(from) ? [] : [`${path} imports ${to}, which is not below it`]
+  })
+
+/** What also runs in a browser: core.ts and all it reaches, and all files of these layers. */
+const ANYWHERE = ["errors", "tensor", "onnx", "graph", "model", "converters", "interp", "core"]
+const anywhere: Rule = (all) => {
+  const byPath = new Map(all.map((s) => [s.path, s]))
+  const reached = new Set(all.filter((s) => ANYWHERE.includes(layerOf(s.path))))
+  for (const s of reached) {
+    for (const { from } of s.imports) {
+      const found = from?.startsWith(".") ? byPath.get(target(s, from)) : undefined
+      if (found) reached.add(found)
+    }
+  }
+  return [...reached].flatMap((s) => [
+    ...outside([s]).map(([{ path }, from]) => `${path} imports ${from}`),
+    ...["process", "Buffer", "require", "setImmediate"]
+      .filter((g) => s.globals.has(g))
+      .map((g) => `${s.path} uses ${g}`),
+  ])
+}
+
+/** The one file that imports each package. */
+const PACKAGES: Readonly<Record<string, string>> = {
+  "@huggingface/hub": "src/hub/cache.ts",
+  "@huggingface/transformers": "src/interop/transformers.ts",
+  "cli-progress": "src/cli/output.ts",
+  commander: "src/cli/main.ts",
+  sharp: "src/data/image.ts",
+  yauzl: "src/files/zip.ts",
+}
+const oneImporter: Rule = (all) =>
+  outside(all).flatMap(([{ path }, from]) =>
+    from.startsWith("node:") || PACKAGES[packageOf(from)] === path ? [] : [`${path} imports ${from}`],
+  )
+
+/** What of node:fs makes, changes or removes files. `open` also reads: see the next rule. */
+const WRITES =
+  /^(appendFile|chmod|chown|copyFile|cp|createWriteStream|lchmod|lchown|link|lutimes|mkdir|mkdtemp|rename|rm|rmdir|symlink|truncate|unlink|utimes|writeFile|writev?)(Sync)?$|^(\*|default)$/
+const oneWriter: Rule = (all) =>
+  outside(all).flatMap(([{ path }, from, names]) =>
+    /^(node:)?fs(\/promises)?$/.test(from) && path !== "src/files/atomic.ts"
+      ? names.filter((name) => WRITES.test(name)).map((name) => `${path} uses ${name}`)
+      : [],
+  )
+
+/** Files are opened by atomic.ts, and for reading by these. */
+const OPENS = ["src/data/image.ts", "src/files/atomic.ts", "src/files/read.ts"]
+const fewOpen: Rule = (all) =>
+  outside(all).flatMap(([{ path }, from, names]) =>
+    /^(node:)?fs/.test(from) && names.some((n) => /^open(Sync)?$/.test(n)) && !OPENS.includes(path)
+      ? [`${path} opens files`]
+      : [],
+  )
+
+/** Modules that run other programs or code, and who may. */
+const RUNS: Readonly<Record<string, string>> = {
+  "node:child_process": "src/jobs/isolate.ts",
+  "node:module": "src/runtime/node.ts",
+}
+const RUNNERS = /^(node:)?(child_process|cluster|inspector|module|repl|vm|wasi|worker_threads)$/
+const noCodeFromData: Rule = (all) => [
+  ...all.flatMap(({ path, imports }) =>
+    imports.some((i) => i.from === undefined) ? [`${path} imports what is computed`] : [],
+  ),
+  ...all.flatMap(({ path, globals }) =>
+    ["eval", "Function"].filter((g) => globals.has(g)).map((g) => `${path} uses ${g}`),
+  ),
+  ...outside(all).flatMap(([{ path }, from]) =>
+    RUNNERS.test(from) && RUNS[from] !== path ? [`${path} imports ${from}`] : [],
+  ),
+]
+
+/** Lines a file may have, and who has more for which reason. */
+const LONGEST = 350
+const LONGER: Readonly<Record<string, string>> = {
+  "converters/timm-architectures.ts": "a table with one entry for each of timm's architectures, read from timm itself",
+}
+const short: Rule = (all) =>
+  all.flatMap(({ path, lines }) => (lines > LONGEST && !(path in LONGER) ? [`${path} has ${lines} lines`] : []))
+
+const onlyExports: Rule = (all) =>
+  all.flatMap(({ path, imports }) =>
+    /^src\/(index|core)\.ts$/.test(path) && imports.some((i) => i.names[0] !== "*")
+      ? [`${path} does more than export`]
+      : [],
+  )
+
+/** Each rule, what breaks it today and why that may be, and a file that must not pass. */
+const RULES: readonly [string, Rule, readonly string[], path: string, text: string][] = [
+  [
+    "imports point down over the layers",
+    pointDown,
+    [],
+    "src/graph/fake.ts",
+    'import { loadPretrained } from "../hub/load-pretrained.ts"',
+  ],
+  ["siblings do not know each other", pointDown, [], "src/data/fake.ts", 'export { readJson } from "../files/json.ts"'],
+  ["every file lies in a layer", pointDown, [], "src/misc/fake.ts", 'import { fail } from "../errors.ts"'],
+  [
+    "what runs anywhere imports nothing of Node",
+    anywhere,
+    [],
+    "src/tensor/fake.ts",
+    'import { join } from "node:path"',
+  ],
+  ["nor uses what only Node has", anywhere, [], "src/interp/fake.ts", "export const cpu = () => process.cpuUsage()"],
+  [
+    "each package has one importer",
+    oneImporter,
+    ["src/cli/output.ts imports commander"],
+    "src/data/fake.ts",
+    'const load = () => import("sharp")',
+  ],
+  [
+    "files are made and renamed in one place",
+    oneWriter,
+    // They fill the folder that publishFolder makes and renames, which nobody sees before it is whole.
+    ["copyFile", "link", "mkdir"].map((name) => `src/export/convert.ts uses ${name}`),
+    "src/data/fake.ts",
+    'import { writeFile as put } from "node:fs/promises"',
+  ],
+  ["nor by the whole of node:fs", oneWriter, [], "src/hub/fake.ts", 'import * as fs from "node:fs"'],
+  ["few open files", fewOpen, [], "src/hub/fake.ts", 'import { open } from "node:fs/promises"'],
+  [
+    "no code comes from data: imports name what they import",
+    noCodeFromData,
+    // The module that a job's caller names, in a process of its own.
+    ["src/jobs/child.ts imports what is computed"],
+    "src/hub/fake.ts",
+    "export const run = (name: string) => import(name)",
+  ],
+  ["nor is any evaluated", noCodeFromData, [], "src/hub/fake.ts", 'new Function("x", "return x")'],
+  ["nor are programs run", noCodeFromData, [], "src/hub/fake.ts", 'import { exec } from "node:child_process"'],
+  ["files are short", short, [], "src/hub/fake.ts", "\n".repeat(LONGEST + 1)],
+  ["index.ts and core.ts only export", onlyExports, [], "src/index.ts", 'import { fail } from "./errors.ts"'],
+]
+
+describe("the sources", () => {
+  const all = sources(["src", "converters"])
+
+  it("are found", () => {
+    expect(all.length).toBeGreaterThan(60)
+    expect(all.find((s) => s.path === "src/runtime/node.ts")).toMatchObject({ globals: new Set(["process"]) })
+  })
+
+  const known = (rule: Rule) => RULES.filter(([, other]) => other === rule).flatMap(([, , broken]) => broken)
+  it.each(RULES)("%s", (_, rule, __, path, text) => {
+    expect(new Set(rule(all))).toEqual(new Set(known(rule)))
+    const fake = parse(path, text)
+    expect(rule([...all.filter((s) => s.path !== path), fake]).filter((found) => found.startsWith(path))).toHaveLength(
+      1,
+    )
+  })
+
+  it("load onnxruntime-node by name, in one place", () => {
+    expect(RUNS["node:module"]).toBe("src/runtime/node.ts")
+    expect(outside(all).filter(([, from]) => from.startsWith("onnxruntime"))).toEqual([])
+  })
+
+  it("that may be longer are", () => {
+    for (const path of Object.keys(LONGER)) expect(all.find((s) => s.path === path)?.lines).toBeGreaterThan(LONGEST)
+  })
+})
