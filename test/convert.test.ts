@@ -30,6 +30,8 @@ const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-convert-")))
 afterAll(() => rmSync(scratch, { recursive: true }))
 const at = (...names: string[]): string => join(scratch, ...names)
 
+const PROCESSOR = "preprocessor_config.json"
+
 interface Case {
   readonly name: string
   /** Hooks that become inputs. */
@@ -290,16 +292,12 @@ describe("what goes along", () => {
   })
 
   it("is preprocessing that fits the graph, also at another image size", async () => {
-    const [own, large] = [await loadPretrained(demoModel), await loadPretrained(demoModel, { imageSize: 56 })]
-    await convertModel(own, at("own size"))
-    expect(readFileSync(at("own size", "preprocessor_config.json"))).toEqual(
-      readFileSync(join(demoModel, "preprocessor_config.json")),
-    )
+    const large = await loadPretrained(demoModel, { imageSize: 56 })
     const { warnings } = await convertModel(large, at("large"), { certify: true })
     expect(warnings).toEqual([
       "the graph takes 56x56 pixels, the config says 28x28: load the folder with imageSize 56x56",
     ])
-    const processor = JSON.parse(readFileSync(at("large", "preprocessor_config.json"), "utf8")) as { size: object }
+    const processor = JSON.parse(readFileSync(at("large", PROCESSOR), "utf8")) as { size: object }
     expect(processor.size).toEqual({ height: 56, width: 56 })
     const session = await ort.InferenceSession.create(at("large", "onnx/model.onnx"), quiet)
     const image = await large.images(join(demoModel, "seven.png"))
@@ -309,13 +307,35 @@ describe("what goes along", () => {
     expect(error(data(got["logits"]!), (await reloaded.run(image)).logits.data as Float32Array)).toBeLessThan(1e-6)
   })
 
+  it("is the preprocessing with every step spelt out, or as it is where that was done", async () => {
+    const files: [string, object, object | "the same"][] = [
+      ["vit", { do_normalize: true, size: 28, image_mean: [0.5], image_std: [0.5], note: 1 }, { note: 1, do_resize: true, do_rescale: true, do_convert_rgb: false, size: { height: 28, width: 28 }, resample: 2 }],
+      ["old", { feature_extractor_type: "ViTFeatureExtractor", size: 28, image_mean: [0.5], image_std: [0.5] }, { image_processor_type: "ViTFeatureExtractor", do_normalize: true }],
+      ["clip", { image_processor_type: "CLIPImageProcessor", size: 32, crop_size: 28, do_convert_rgb: false, image_mean: [0.1], image_std: [0.2] }, { image_processor_type: "CLIPImageProcessor", size: { shortest_edge: 32 }, crop_size: { height: 28, width: 28 }, do_center_crop: true, resample: 3 }],
+      ["nested", { image_processor: { image_processor_type: "ViTImageProcessor", size: { height: 28, width: 28 }, image_mean: [0.3], image_std: [0.2], do_convert_rgb: false } }, { image_mean: [0.3], do_normalize: true }],
+      ["spelt", { image_processor_type: "ViTImageProcessor", do_convert_rgb: false, do_resize: true, size: { height: 28, width: 28 }, resample: 3, do_center_crop: false, do_rescale: true, rescale_factor: 1 / 255, do_normalize: true, image_mean: [0.2], image_std: [0.4], more: [1] }, "the same"],
+    ] // prettier-ignore
+    for (const [name, given, want] of files) {
+      const source = at(`processor ${name}`)
+      cpSync(demoModel, source, { recursive: true })
+      writeFileSync(join(source, PROCESSOR), JSON.stringify(given))
+      const model = await loadPretrained(source)
+      await convertModel(model, at(`processor ${name} out`))
+      const written = readFileSync(at(`processor ${name} out`, PROCESSOR), "utf8")
+      if (want === "the same") expect(written).toBe(JSON.stringify(given))
+      else expect(JSON.parse(written), name).toMatchObject(want)
+      expect(JSON.parse(written), name).not.toHaveProperty("image_processor")
+      expect((await loadPretrained(at(`processor ${name} out`))).preprocessing, name).toEqual(model.preprocessing)
+    }
+  })
+
   it("is a preprocessing that fits nothing, as it is", async () => {
     const source = at("misfit")
     cpSync(demoModel, source, { recursive: true })
-    const processor = readFileSync(join(source, "preprocessor_config.json"), "utf8").replaceAll("28", "30")
-    writeFileSync(join(source, "preprocessor_config.json"), processor)
+    const processor = readFileSync(join(source, PROCESSOR), "utf8").replaceAll("28", "30")
+    writeFileSync(join(source, PROCESSOR), processor)
     await convertModel(await loadPretrained(source), at("misfit out"))
-    expect(readFileSync(at("misfit out", "preprocessor_config.json"), "utf8")).toBe(processor)
+    expect(readFileSync(at("misfit out", PROCESSOR), "utf8")).toBe(processor)
     expect(existsSync(at("misfit out", "onnx/model.onnx"))).toBe(true)
   })
 })

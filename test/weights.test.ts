@@ -12,7 +12,7 @@ const inputsOf = (name: string) => readCase({ name, folder: v.caseFolder(name) }
 const outputs = (name: string, folder = v.caseFolder(name)) => v.outputsOf(folder, inputsOf(name))
 
 /** The case with its tensors changed. */
-function tensors(name: string, change: (tensors: Tensors) => Tensors | void): string {
+function tensors(name: string, change: (tensors: Tensors) => unknown): string {
   const folder = v.apart({ name, at: [] })
   v.editTensors(folder, change)
   return folder
@@ -64,7 +64,7 @@ describe("names", () => {
   }) // prettier-ignore
 
   it("of both generations at once are refused", async () => {
-    const folder = tensors("hf-dino", (all) => void [...all].forEach(([key, t]) => all.set(toV5(key), t)))
+    const folder = tensors("hf-dino", (all) => [...all].forEach(([key, t]) => all.set(toV5(key), t)))
     expect(await v.refused(folder, "E_UNEXPECTED_TENSORS")).toMatch(/\d+ unexpected: "layers\.0\./)
   })
 
@@ -90,23 +90,23 @@ describe("names", () => {
 
 describe("what does not match", () => {
   it("is missing: named, up to 20", async () => {
-    const one = tensors("hf-deit", (all) => void all.delete("deit.layernorm.bias"))
+    const one = tensors("hf-deit", (all) => all.delete("deit.layernorm.bias"))
     expect(await v.refused(one, "E_MISSING_TENSORS")).toMatch(/; 1 missing: "deit\.layernorm\.bias"$/)
     const none = tensors("hf-deit", () => new Map())
     expect(await v.refused(none, "E_MISSING_TENSORS")).toMatch(/; 41 missing: ("[\w.]+", ){19}"[\w.]+" and 21 more$/)
   })
 
   it("is unexpected: named, up to 20, on one line whatever the name", async () => {
-    const one = tensors("timm-wide", (all) => void all.set("blocks.0.\n\u2028evil", v.f32([1])))
+    const one = tensors("timm-wide", (all) => all.set("blocks.0.\n\u2028evil", v.f32([1])))
     expect(await v.refused(one, "E_UNEXPECTED_TENSORS")).toMatch(/; 1 unexpected: "blocks\.0\.\\u\{a\}\\u\{2028\}evil"$/)
-    const many = tensors("timm-wide", (all) => void Array.from({ length: 25 }, (_, i) => all.set(`x${i}`, v.f32([1]))))
+    const many = tensors("timm-wide", (all) => Array.from({ length: 25 }, (_, i) => all.set(`x${i}`, v.f32([1]))))
     expect(await v.refused(many, "E_UNEXPECTED_TENSORS")).toMatch(/; 25 unexpected: ("x\d+", ){19}"x\d+" and 5 more$/)
-    const long = tensors("timm-wide", (all) => void all.set("x".repeat(1e6), v.f32([1])))
+    const long = tensors("timm-wide", (all) => all.set("x".repeat(1e6), v.f32([1])))
     expect((await v.refused(long, "E_UNEXPECTED_TENSORS")).length).toBeLessThan(500)
   }) // prettier-ignore
 
   it("is there twice under two names", async () => {
-    const folder = tensors("hf-deit", (all) => void all.set("cls_classifier.bias", all.get("classifier.bias")!))
+    const folder = tensors("hf-deit", (all) => all.set("cls_classifier.bias", all.get("classifier.bias")!))
     const message = await v.refused(folder, "E_DUPLICATE_TENSOR")
     expect(message).toContain('config.json: tensors "classifier.bias" and "cls_classifier.bias" both give the weight')
   })
@@ -140,14 +140,14 @@ describe("what does not match", () => {
     ["hf-clip-eos-2", /^logit_scale$/, [0], "[0], the config wants [1]"],
     ["hf-clip-eos-2", /^logit_scale$/, [1, 2], "[1, 2], the config wants [1]"],
   ])("is of another shape: %s %s %j", async (name, key, shape, expected) => {
-    const folder = tensors(name, (all) => void [...all.keys()].filter((k) => key.test(k)).slice(0, 1).forEach((k) => all.set(k, v.f32(shape)))) // prettier-ignore
+    const folder = tensors(name, (all) => [...all.keys()].filter((k) => key.test(k)).slice(0, 1).forEach((k) => all.set(k, v.f32(shape)))) // prettier-ignore
     expect(await v.refused(folder, "E_SHAPE_MISMATCH")).toContain(`is ${expected}`.replace("is (", "("))
   }) // prettier-ignore
 
   it("does not include axes of one", async () => {
     for (const name of ["hf-clip-eos-2", "open-clip-quickgelu"]) {
       for (const shape of [[], [1], [1, 1]]) {
-        const folder = tensors(name, (all) => void all.set("logit_scale", { ...all.get("logit_scale")!, shape }))
+        const folder = tensors(name, (all) => all.set("logit_scale", { ...all.get("logit_scale")!, shape }))
         expect(await outputs(name, folder)).toEqual(await outputs(name))
       }
     }
@@ -165,7 +165,7 @@ describe("number types", () => {
     ["F8_E8M0", 1],
     ["C64", 8],
   ])("refuses %s, naming the tensor", async (dtype, bytes) => {
-    const folder = tensors("hf-deit", (all) => void all.set("deit.layernorm.bias", { dtype, shape: [32], bytes: new Uint8Array(32 * bytes) })) // prettier-ignore
+    const folder = tensors("hf-deit", (all) => all.set("deit.layernorm.bias", { dtype, shape: [32], bytes: new Uint8Array(32 * bytes) })) // prettier-ignore
     const message = await v.refused(folder, "E_UNSUPPORTED_DTYPE")
     expect(message).toMatch(/config\.json: tensor "deit\.layernorm\.bias" is \w+; weights must be float32, float16/)
   })
@@ -200,9 +200,9 @@ describe("number types", () => {
   it.each(Object.entries(STORED))("reads %s as the numbers it stands for", async (dtype, { from, as }) => {
     for (const name of ["hf-deit", "timm-wide", "open-clip-quickgelu"]) {
       const values = (t: Stored) => [...floats(t)].map(from)
-      const exact = tensors(name, (all) => void all.forEach((t, key) => all.set(key, v.f32(t.shape, values(t)))))
+      const exact = tensors(name, (all) => all.forEach((t, key) => all.set(key, v.f32(t.shape, values(t)))))
       const stored = tensors(name, (all) =>
-        void all.forEach((t, key) => all.set(key, { dtype, shape: t.shape, bytes: new Uint8Array(as(values(t)).buffer) }))) // prettier-ignore
+        all.forEach((t, key) => all.set(key, { dtype, shape: t.shape, bytes: new Uint8Array(as(values(t)).buffer) }))) // prettier-ignore
       const [want, got] = [await outputs(name, exact), await outputs(name, stored)]
       for (const [key, numbers] of Object.entries(want)) {
         const error = Math.max(...numbers.map((x, i) => Math.abs(x - got[key]![i]!)))

@@ -3,7 +3,6 @@ import { copyFile, link, mkdir, readdir, realpath, stat } from "node:fs/promises
 import { isAbsolute, join, relative, resolve, sep } from "node:path"
 import { isDeepStrictEqual } from "node:util"
 import { convertCheckpoint } from "../../converters/index.ts"
-import { fromHf, type Preprocessing } from "../data/preprocess.ts"
 import { fail } from "../errors.ts"
 import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
@@ -106,15 +105,12 @@ async function writeWeights({ source: { checkpoint } }: LoadedViT, temp: string)
 }
 
 async function writeConfigs(model: LoadedViT, temp: string): Promise<void> {
-  const json = (name: string, value: unknown) =>
-    writeFileAtomic(join(temp, name), `${JSON.stringify(value, undefined, 2)}\n`)
   const { folder, configFile, configJson } = model.source
   if (configFile !== "config.json") await copyFile(join(folder, configFile), join(temp, configFile))
-  await json("config.json", transformersConfig(model, configFile === "config.json" ? configJson : {}))
+  const config = transformersConfig(model, configFile === "config.json" ? configJson : {})
+  await writeFileAtomic(join(temp, "config.json"), text(config))
   for (const name of TOKENIZER) await copied(folder, name, temp)
-  const preprocessing = usablePreprocessing(model)
-  if (await shipped(folder, preprocessing)) await copied(folder, PROCESSOR, temp)
-  else if (preprocessing) await json(PROCESSOR, transformersProcessor(preprocessing))
+  await writeProcessor(model, temp)
 }
 
 const PROCESSOR = "preprocessor_config.json"
@@ -136,17 +132,26 @@ async function copied(folder: string, name: string, temp: string): Promise<void>
   if (found?.isFile()) await copyFile(join(folder, name), join(temp, name))
 }
 
-/** Does the source's own file say what this model does to images? Not where it was loaded at another size. */
-async function shipped(folder: string, preprocessing: Preprocessing | undefined): Promise<boolean> {
-  if (!(await readdir(folder)).includes(PROCESSOR)) return false
-  if (!preprocessing) return true
-  const json = await readJson(join(folder, PROCESSOR), {
-    limit: 2 ** 24,
-    malformed: "E_PREPROC",
-    tooLarge: "E_PREPROC",
-  })
-  return isDeepStrictEqual(fromHf(json, PROCESSOR, { channels: preprocessing.channels }), preprocessing)
+/**
+ * The source's file with every step spelt out: transformers fills in what a file leaves out, transformers.js does not
+ * (without `do_normalize` it does not normalise). Where nothing was left out, and nothing changed, the file itself.
+ */
+async function writeProcessor(model: LoadedViT, temp: string): Promise<void> {
+  const { folder } = model.source
+  const preprocessing = usablePreprocessing(model)
+  if (!preprocessing) return copied(folder, PROCESSOR, temp)
+  const there = (await readdir(folder)).includes(PROCESSOR)
+  const own = Object(there ? await readJson(join(folder, PROCESSOR), RULES) : {}) as Readonly<Record<string, unknown>>
+  const type = own["image_processor_type"] ?? own["feature_extractor_type"]
+  const steps = { ...transformersProcessor(preprocessing), ...(type !== undefined && { image_processor_type: type }) }
+  const spelt = { ...own, image_processor: undefined, ...steps } // nested, it would go before the steps
+  if (isDeepStrictEqual(spelt, { image_processor: undefined, ...own })) return copied(folder, PROCESSOR, temp)
+  await writeFileAtomic(join(temp, PROCESSOR), text(spelt))
 }
+
+const RULES = { limit: 2 ** 24, malformed: "E_PREPROC", tooLarge: "E_PREPROC" } as const
+
+const text = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`
 
 /** With `force` a folder is replaced: not the one that is read. */
 async function refuseToReplaceSource({ source }: LoadedViT, folder: string): Promise<void> {

@@ -26,8 +26,8 @@ async function cacheFolder(): Promise<string> {
  */
 export async function cachedSnapshot(id: string, revision = "main", cache?: string): Promise<string> {
   const repo = repoId(id)
-  if (typeof revision !== "string" || !REVISION.test(revision)) {
-    fail("E_REVISION", `revision ${quote(String(revision))} of ${repo} must be a branch, a tag or a commit`, { repo })
+  if (!REVISION.test(revision)) {
+    fail("E_REVISION", `revision ${quote(revision)} of ${repo} must be a branch, a tag or a commit`, { repo })
   }
   const folder = join(cache ?? (await cacheFolder()), repoFolderName(repo))
   const commit = COMMIT.test(revision) ? revision : await commitOf(folder, revision)

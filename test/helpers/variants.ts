@@ -89,17 +89,15 @@ export function writeTensors(path: string, tensors: ReadonlyMap<string, Stored>)
   writeFileSync(path, Buffer.concat([length, json, ...[...tensors.values()].map((t) => t.bytes)]))
 }
 
-/** Change the tensors of a copied case's only weight file. */
-export function editTensors(
-  folder: string,
-  change: (tensors: Map<string, Stored>) => Map<string, Stored> | void,
-): void {
+/** Change the tensors of a copied case's only weight file; a map that `change` returns is written instead. */
+export function editTensors(folder: string, change: (tensors: Map<string, Stored>) => unknown): void {
   const path = join(
     folder,
     readdirSync(folder).find((f) => f.endsWith(".safetensors"))!,
   )
   const { tensors } = readSafetensors(path)
-  writeTensors(path, change(tensors) ?? tensors)
+  const changed = change(tensors)
+  writeTensors(path, changed instanceof Map ? (changed as Map<string, Stored>) : tensors)
 }
 
 export const f32 = (shape: readonly number[], values?: readonly number[]): Stored => {
