@@ -73,7 +73,8 @@ export const plainVision = {
 export function labelsOf(c: ConfigReader, source: Source, classifier: string): string[] {
   const key = c.has("id2label") ? "id2label" : "num_labels"
   const map = key === "id2label" ? entriesOf(c, key) : undefined
-  const n = map?.size ?? c.count(key, { fallback: 2, limit: "classes" })
+  const n = map?.size ?? c.int(key, { fallback: 2, limit: "classes" })
+  if (!n) c.invalid(`${key} must name at least 1 class, got {}`)
   const rows = source.get(classifier)?.shape[0]
   if (rows !== undefined && rows !== n) c.invalid(`${key} gives ${n} classes, "${classifier}" has ${rows} rows`)
   return Array.from({ length: n }, (_, i) => {

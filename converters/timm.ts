@@ -202,7 +202,7 @@ export const timm: Family = {
     )
     const ofPretrained = pretrained.count("num_classes", { fallback: 1000, limit: "classes" })
     const ofConfig = c.count("num_classes", { fallback: ofPretrained, limit: "classes" })
-    c.object("model_args", { fallback: {} }) // its check
+    if (c.has("model_args")) c.object("model_args") // its check
     // The config's global_pool stands beside model_args, which win.
     const given = {
       ...(c.has("global_pool") && { global_pool: c.raw("global_pool") }),

@@ -80,6 +80,21 @@ describe.each(EPS)("layer_norm_eps of %s %s absent", (name, at, eps, first) => {
   })
 })
 
+describe("layer_norm_eps of a text tower absent", () => {
+  it.each([
+    ["hf-clip-eos-2", ["text_config"], 1e-5],
+    ["open-clip-quickgelu", ["model_cfg", "text_cfg"], 1e-5],
+  ] as const)("in %s is its library's", async (name, at, eps) => {
+    const { inputs } = readCase({ name, folder: v.caseFolder(name) })
+    const outputs = (change: (c: v.Json) => unknown) => v.outputsOf(changed({ name, at }, change), inputs)
+    const absent = await outputs((c) => delete c["layer_norm_eps"])
+    const given = (value: number) => (c: v.Json) =>
+      Object.assign(c, { layer_norm_eps: value, norm_kwargs: { eps: value } })
+    expect(await outputs(given(eps))).toEqual(absent)
+    expect(await outputs(given(1e-6))).not.toEqual(absent)
+  })
+})
+
 describe("configs of older libraries", () => {
   const outputs = (folder: string, name: string) =>
     v.outputsOf(folder, readCase({ name, folder: v.caseFolder(name) }).inputs)
@@ -107,6 +122,8 @@ describe("configs of older libraries", () => {
   it("knows null of Python in timm's arguments", async () => {
     const layerScale = changed({ name: "timm-dinov2", at: ["model_args"] }, (c) => (c["init_values"] = null))
     expect(await v.refused(layerScale, "E_UNEXPECTED_TENSORS")).toContain("ls1.gamma")
+    const none = changed({ name: "timm-wide", at: [] }, (c) => (c["model_args"] = null))
+    expect(await v.refused(none, "E_SHAPE_MISMATCH")).toContain("the config wants [192]") // the architecture's own sizes
     const norm = changed({ name: "timm-wide", at: ["model_args"] }, (c) => (c["fc_norm"] = null))
     expect(await outputs(norm, "timm-wide")).toEqual(await outputs(v.caseFolder("timm-wide"), "timm-wide"))
   })

@@ -24,7 +24,7 @@ type Family = (typeof FAMILIES)[number]
 /** "vision_config.hidden_size", as messages name it. */
 const full = ({ at }: Pick<Family, "at">, key: string): string => [...at, key].join(".")
 
-const WRONG = ["32", 768.5, null, true, {}, 0, -1, 1e300, [], [32, 32, 32]] as const
+const WRONG = ["32", 768.5, null, true, {}, 0, -1]
 
 describe.each(FAMILIES)("$title", (family) => {
   const { name, image, channels, text } = family
@@ -32,11 +32,10 @@ describe.each(FAMILIES)("$title", (family) => {
   const pairs = text ? [] : [image, "patch_size"]
 
   it.each([...sizes, ...pairs])("refuses a %s that is no number of at least 1", async (key) => {
-    for (const value of [...WRONG, ...(sizes.includes(key) ? [[32]] : [[0, 32], [32, "32"]])]) {
-      const message = await v.refused(changed(family, (c) => (c[key] = value)), value === 1e300 ? "E_CONFIG(_LIMIT)?" : "E_CONFIG")
-      expect(message).toContain(`${v.configName(name)}: ${full(family, key)} `)
-      if (value !== 1e300) expect(message).toMatch(/must be an integer of at least 1.*, got /)
-      if (value !== 1e300) expect(message).toContain(`got ${JSON.stringify(value)}`)
+    for (const value of [...WRONG, ...(sizes.includes(key) ? [[32]] : [[], [32, 32, 32], [0, 32], [32, "32"]])]) {
+      const message = await v.refused(changed(family, (c) => (c[key] = value)), "E_CONFIG")
+      expect(message).toContain(`${v.configName(name)}: ${full(family, key)} must be an integer of at least 1`)
+      expect(message).toContain(`, got ${JSON.stringify(value)}`)
     }
   }) // prettier-ignore
 
@@ -236,8 +235,10 @@ describe("class names", () => {
     [{ id2label: "x".repeat(1e6) }, /id2label must be an object, got "x/],
     [{ id2label: { __proto: "a", 1: "b", 2: "c", 3: "d" } }, /got nothing for 0/],
     [{ id2label: undefined, num_labels: 3 }, /num_labels gives 3 classes/],
-    [{ id2label: undefined, num_labels: -3 }, /num_labels must be an integer of at least 0, got -3/],
+    [{ id2label: undefined, num_labels: -3 }, /num_labels must be an integer of at least 1, got -3/],
     [{ id2label: undefined }, /num_labels gives 2 classes/],
+    [{ id2label: undefined, num_labels: 0 }, /num_labels must be an integer of at least 1, got 0/],
+    [{ id2label: {} }, /id2label must name at least 1 class, got \{\}/],
   ])("%j", async (keys, expected) => {
     expect(await v.refused(changed(vit, (c) => Object.assign(c, keys)), "E_CONFIG")).toMatch(expected)
   }) // prettier-ignore

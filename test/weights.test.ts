@@ -33,7 +33,7 @@ describe("names", () => {
 
   it.each(CASES)("of %s under what trainers wrap a model in", async (name) => {
     const expected = await outputs(name)
-    const wrappers = ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "_orig_mod.module.", "model.backbone.module."]
+    const wrappers = ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.model.backbone."]
     for (const wrapper of wrappers) {
       expect(await outputs(name, renamed(name, (key) => wrapper + key)), wrapper).toEqual(expected)
     }

@@ -1,6 +1,6 @@
 /** @file A model whose every hook can be read, replaced and edited. */
-import { fail } from "../errors.ts"
-import type { Shape } from "../graph/dims.ts"
+import { fail, nearest } from "../errors.ts"
+import { symbolsOf, type Shape } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
 import { input, slice } from "../graph/ops.ts"
 import { toposort, type Value } from "../graph/value.ts"
@@ -101,7 +101,7 @@ export class HookedViT {
       built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
     const outputs =
       wanted === undefined
-        ? without(built.outputs, unavailable(built, values))
+        ? without(built.outputs, unavailable(built, inputs, feeds))
         : typeof wanted === "function"
           ? wanted({ outputs: built.outputs, hook: find })
           : Object.fromEntries(wanted.map((name) => [name, find(name)]))
@@ -112,7 +112,7 @@ export class HookedViT {
   async runWithCache(given: ModelInput, options: CacheOptions = {}): Promise<Outputs & { cache: ActivationCache }> {
     const asked = this.#cached(options)
     const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, new Set(asked))
-    const missing = unavailable(built, values)
+    const missing = unavailable(built, inputs, feeds)
     const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
     const symbols = sizesOf(values)
     this.#checkBudget(names, symbols, options)
@@ -198,8 +198,8 @@ export class HookedViT {
 
   #unknown(built: Built, name: string): never {
     if (this.hooks.has(name)) return fail("E_HOOK", `the hook "${name}" is not part of this run`)
-    matchHooks(this.hooks, name)
-    return fail("E_HOOK", `no output "${name}"; the model has ${Object.keys(built.outputs).join(", ")}`)
+    const near = nearest(name, [...Object.keys(built.outputs), ...this.hooks.keys()])
+    return fail("E_HOOK", `no output or hook "${name}"; the nearest are ${near.map((n) => `"${n}"`).join(", ")}`)
   }
 
   /** The hook's value, or only some tokens of it. */
@@ -265,13 +265,17 @@ const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
   Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
 
-/** What of the graph cannot be computed because an input was not fed: of a dual encoder, what needs the other tower. */
-function unavailable(built: Built, values: Readonly<Record<string, Tensor>>): ReadonlySet<Value> {
-  const absent = Object.entries(built.inputs).flatMap(([name, v]) => (name in values ? [] : [v]))
+/** What of the graph cannot be computed from what is fed: of a dual encoder, what needs the other tower. */
+function unavailable(built: Built, inputs: Values, feeds: Feeds): ReadonlySet<Value> {
+  const absent = Object.entries(inputs).flatMap(([name, v]) => (name in feeds ? [] : [v]))
   const out = new Set<Value>(absent)
   if (!absent.length) return out
+  const known = new Set(
+    Object.entries(inputs).flatMap(([name, v]) => (name in feeds ? v.shape.flatMap(symbolsOf) : [])),
+  )
+  const bound = ({ shape }: Value) => shape.every((d) => symbolsOf(d).every((s) => known.has(s)))
   const ends = [...built.scope.hooks.values()].map((h) => h.value).concat(Object.values(built.outputs))
-  for (const v of toposort(ends)) if (v.inputs.some((x) => out.has(x))) out.add(v)
+  for (const v of toposort(ends)) if (!bound(v) || v.inputs.some((x) => out.has(x))) out.add(v)
   return out
 }
 

@@ -1,6 +1,6 @@
 /** @file Before all tests: dist is made again where a source is newer, for the tests that run what is shipped. */
 import { spawnSync } from "node:child_process"
-import { existsSync, readdirSync, statSync, utimesSync } from "node:fs"
+import { existsSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs"
 import { join, resolve } from "node:path"
 
 const root = resolve(import.meta.dirname, "../..")
@@ -14,7 +14,16 @@ export default function build(): void {
     cwd: root,
     stdio: ["ignore", "inherit", "inherit"],
   })
+  prune()
   utimesSync(MAIN, begun, begun)
+}
+
+/** What was built from sources that are gone would be shipped. */
+function prune(): void {
+  for (const name of readdirSync(join(root, "dist"), { recursive: true, encoding: "utf8" })) {
+    const source = join(root, name.replace(/(\.d\.ts|\.js)$/, ".ts"))
+    if (/\.(d\.ts|js)$/.test(name) && !existsSync(source)) rmSync(join(root, "dist", name))
+  }
 }
 
 function newest(): Date {
