@@ -43,7 +43,7 @@ export function imageOf(c: ConfigReader, d: Partial<HfDefaults>, key = "image_si
   const optional = (value: number | undefined) => (value === undefined ? {} : { fallback: [value, value] as const })
   const imageSize = c.pair(key, optional(d.image_size))
   const patchSize = c.pair("patch_size", optional(d.patch_size))
-  const positionGrid = imageSize.map((size, i) => c.divide(key, size, "patch_size", patchSize[i]!)) as [number, number]
+  const positionGrid = c.patches(key, imageSize, patchSize)
   return { imageSize, patchSize, positionGrid, nChannels: c.int("num_channels", { fallback: 3, limit: "count" }) }
 }
 

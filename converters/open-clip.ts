@@ -48,7 +48,7 @@ function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): Vis
     ...stack(c, width, heads, quickGelu),
     imageSize,
     patchSize,
-    positionGrid: imageSize.map((s, i) => c.divide("image_size", s, "patch_size", patchSize[i]!)) as [number, number],
+    positionGrid: c.patches("image_size", imageSize, patchSize),
     positionsAntialiased: true,
     nChannels: 3,
     patchBias: false,

@@ -18,6 +18,9 @@ const LIMIT = {
 } as const
 type Limit = keyof typeof LIMIT
 
+// SigLIP so400m (google/siglip-so400m-patch14-384, timm's vit_so400m_patch14_siglip_384): 27 patches, 6 pixels unread.
+const REMAINDERS = new Set(["384/14"])
+
 /** Absent keys give `fallback`; without one the key is required. */
 interface Options<T> {
   readonly fallback?: T | undefined
@@ -152,6 +155,18 @@ export class ConfigReader {
   divide(key: string, a: number, by: string, b: number): number {
     if (a % b === 0) return a / b
     return this.invalid(`${this.#path}${key} must be a multiple of ${this.#path}${by}: ${a} not divisible by ${b}`)
+  }
+
+  /**
+   * Patches down and across. The image must be a multiple of the patch, but for those published models whose library
+   * leaves the last pixels out.
+   */
+  patches(key: string, image: readonly [number, number], patch: readonly [number, number]): [number, number] {
+    const along = (i: 0 | 1) =>
+      REMAINDERS.has(`${image[i]}/${patch[i]}`)
+        ? Math.floor(image[i] / patch[i])
+        : this.divide(key, image[i], "patch_size", patch[i])
+    return [along(0), along(1)]
   }
 
   /** Refuse what this key asks for, which the library can compute and we cannot. */

@@ -101,7 +101,7 @@ export function timmVision(
     layerScale,
     imageSize,
     patchSize,
-    positionGrid: imageSize.map((s, i) => c.divide("img_size", s, "patch_size", patchSize[i]!)) as [number, number],
+    positionGrid: c.patches("img_size", imageSize, patchSize),
     positionsAntialiased: true,
     nChannels: c.int("in_chans", { fallback: size[0], limit: "count" }),
     patchBias: !preNorm,

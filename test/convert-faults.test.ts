@@ -97,8 +97,8 @@ async function convert(code: string, force: boolean, at: number) {
 
 for (const force of [false, true]) {
   const calls = await convert("none", force, 0)
-  // Of the many writes of one file, one for each tensor, the first and last two.
-  const same = (i: number) => [-2, -1, 1, 2].every((by) => calls[i + by] === calls[i])
+  // For each tensor its file is opened and it is written: of these the first and the last.
+  const same = (i: number) => [-2, -1, 0, 1, 2].every((by) => ["open", "write"].includes(calls[i + by]!))
   const chosen = calls.flatMap((call, i) => (same(i) ? [] : [{ call, at: i + 1 }]))
   for (const [code, only] of JSON.parse(given) as [string, string[]][]) {
     for (const { call, at } of chosen) if (only.length === 0 || only.includes(call)) await convert(code, force, at)

@@ -2,34 +2,17 @@
 import { existsSync } from "node:fs"
 import { resolve } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
-import {
-  float32,
-  loadPretrained,
-  matchHooks,
-  ops,
-  type Interventions,
-  type LoadedViT,
-  type Tensor,
-  type Value,
-} from "../src/index.ts"
+import { float32, loadPretrained, ops, type LoadedViT, type Tensor, type Value } from "../src/index.ts"
 import { Scope, type Requests } from "../src/model/scope.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
-import { causality, change, type Reading, type Run } from "./helpers/causality.ts"
+import { causality, change, differing, half, ROUNDING, type Reading, type Run } from "./helpers/causality.ts"
 import { HOOK_CASES } from "./helpers/hook-cases.ts"
 import { ON_REQUEST, tower, type Table } from "./helpers/hook-table.ts"
 import { readCase } from "./helpers/parity.ts"
 
 const folderOf = (name: string, root = "test/fixtures/reference") => resolve(import.meta.dirname, "..", root, name)
-const ROUNDING = 1e-5
 /** Their hooks but those of the first block are also changed in all three ways: a gated MLP, two towers, attention pooling. */
 const THREE_WAYS = ["hf-dinov2-swiglu", "hf-clip-eos-2", "timm-map-registers-classifier"]
-
-const mapped = (t: Tensor, f: (x: number) => number): Tensor => float32(t.shape, (t.data as Float32Array).map(f))
-const half = (t: Tensor): Tensor => mapped(t, (x) => x / 2)
-
-/** Names of what differs between two readings by more than rounding. */
-const differing = (got: Reading, want: Reading): string[] =>
-  [...want.keys()].filter((name) => !(change(got.get(name), want.get(name)!) <= ROUNDING))
 
 for (const [name, c] of Object.entries(HOOK_CASES)) {
   const folder = folderOf(name, c.root)
@@ -91,171 +74,6 @@ for (const [name, c] of Object.entries(HOOK_CASES)) {
     })
   })
 }
-
-describe("interventions together", () => {
-  const name = "hf-dinov2-swiglu"
-  let model: LoadedViT
-  let inputs: { pixel_values: Tensor }
-  let run: Run
-  let base: Reading
-  beforeAll(async () => {
-    model = await loadPretrained(folderOf(name), { threads: 1 })
-    inputs = readCase({ name, folder: folderOf(name) }).inputs
-    run = async (patch) => {
-      const { cache, ...outputs } = await model.runWithCache(inputs, { patch })
-      return new Map<string, Tensor>([...cache, ...Object.entries(outputs)])
-    }
-    base = await run({})
-  })
-  afterAll(() => model.release())
-
-  it("come at one hook as patch, edit, function", async () => {
-    const hook = "blocks.0.mlp.hook_post"
-    const patch = mapped(base.get(hook)!, (x) => x - 1)
-    const seen: Tensor[] = []
-    const { cache, ...outputs } = await model.runWithCache(inputs, {
-      patch: { [hook]: patch },
-      edit: { [hook]: (v) => ops.add(ops.mul(v, ops.scalar(2)), ops.scalar(1)) },
-      hooks: { [hook]: (t) => (seen.push(t), mapped(t, (x) => x * 3 - 0.5)) },
-    })
-    const edited = mapped(patch, (x) => 2 * x + 1)
-    expect(seen).toHaveLength(1)
-    expect(change(seen[0], edited)).toBeLessThan(ROUNDING)
-    const last = mapped(edited, (x) => x * 3 - 0.5)
-    expect(change(cache.get(hook), last)).toBeLessThan(ROUNDING)
-    expect(differing(new Map([...cache, ...Object.entries(outputs)]), await run({ [hook]: last }))).toEqual([])
-  })
-
-  it("come at several hooks as if one after the other", async () => {
-    const [z, post, scale] = ["blocks.0.attn.hook_z", "blocks.0.mlp.hook_post", "blocks.1.ln1.hook_scale"] as const
-    const first = { [z]: half(base.get(z)!) }
-    const second = { ...first, [post]: half((await run(first)).get(post)!) }
-    const third = { ...second, [scale]: mapped((await run(second)).get(scale)!, (x) => 1.5 * x) }
-    const { cache, ...outputs } = await model.runWithCache(inputs, {
-      hooks: { [scale]: (t) => mapped(t, (x) => 1.5 * x) },
-      edit: { [post]: (v) => ops.mul(v, ops.scalar(0.5)) },
-      patch: first,
-    })
-    expect(differing(new Map([...cache, ...Object.entries(outputs)]), await run(third))).toEqual([])
-  })
-
-  it("call functions once each, in the model's order, each after the effect of those before", async () => {
-    const calls: [string, Tensor][] = []
-    const noted = (f: (x: number) => number) => async (t: Tensor, hook: string) => {
-      calls.push([hook, t])
-      return mapped(t, f)
-    }
-    const { cache } = await model.runWithCache(inputs, {
-      hooks: {
-        "blocks.1.mlp.hook_post": noted((x) => x),
-        "blocks.1.hook_resid_pre": noted((x) => x + 1), // the same value as the next, which comes first
-        "blocks.0.hook_resid_post": noted((x) => x / 2),
-        "blocks.*.attn.hook_pattern": noted((x) => x),
-      },
-    })
-    const [post, pre] = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"]
-    expect(calls.map(([hook]) => hook)).toEqual([
-      "blocks.0.attn.hook_pattern",
-      post,
-      pre,
-      "blocks.1.attn.hook_pattern",
-      "blocks.1.mlp.hook_post",
-    ])
-    const halved = half(base.get(post)!)
-    const raised = mapped(halved, (x) => x + 1)
-    expect(change(calls[2]![1], halved)).toBeLessThan(ROUNDING)
-    expect(change(cache.get(post), halved)).toBeLessThan(ROUNDING)
-    expect(change(cache.get(pre), raised)).toBeLessThan(ROUNDING)
-    const want = await run({ [pre]: raised })
-    expect(change(calls[4]![1], want.get("blocks.1.mlp.hook_post")!)).toBeLessThan(ROUNDING)
-  })
-
-  it("leave a value that a function only looks at", async () => {
-    const seen = new Map<string, Tensor>()
-    const { cache, ...outputs } = await model.runWithCache(inputs, {
-      hooks: { "blocks.*": (t, hook) => void seen.set(hook, t) },
-    })
-    expect(differing(new Map([...cache, ...Object.entries(outputs)]), base)).toEqual([])
-    expect([...seen.keys()]).toEqual(matchHooks(model.hooks, "blocks.*"))
-    expect(differing(seen, new Map([...base].filter(([hook]) => seen.has(hook))))).toEqual([])
-  })
-
-  it("act on `run` as on `runWithCache`", async () => {
-    const hook = "blocks.1.hook_resid_mid"
-    const patch = { [hook]: half(base.get(hook)!) }
-    const want = await run(patch)
-    expect(change((await model.run(inputs, { patch })).pooler_output, want.get("pooler_output")!)).toBe(0)
-    const some = await model.run(inputs, { patch, outputs: [hook, "last_hidden_state"] })
-    expect(Object.keys(some)).toEqual([hook, "last_hidden_state"])
-    expect(change(some.last_hidden_state, want.get("last_hidden_state")!)).toBe(0)
-    expect(change(some[hook], patch[hook])).toBe(0)
-  })
-
-  it("take one row for all images, and a row for each where the hook has one for all", async () => {
-    const embed = base.get("hook_embed")!
-    const row = float32([1, ...embed.shape.slice(1)], embed.data.slice(0, embed.data.length / 2) as Float32Array)
-    const both = float32(embed.shape, [...row.data, ...row.data])
-    expect(differing(await run({ hook_embed: row }), await run({ hook_embed: both }))).toEqual([])
-
-    const one = base.get("hook_pos_embed")!
-    const zeros = mapped(one, () => 0)
-    const each = float32([2, ...one.shape.slice(1)], [...(one.data as Float32Array), ...(zeros.data as Float32Array)])
-    const [mixed, plain, without] = [await run({ hook_pos_embed: each }), base, await run({ hook_pos_embed: zeros })]
-    const image = (r: Reading, i: number) =>
-      Array.from(r.get("pooler_output")!.data as Float32Array).slice(32 * i, 32 * i + 32)
-    const close = (a: number[], b: number[]) => Math.max(...a.map((x, i) => Math.abs(x - b[i]!)))
-    expect(close(image(mixed, 0), image(plain, 0))).toBeLessThan(ROUNDING)
-    expect(close(image(mixed, 1), image(without, 1))).toBeLessThan(ROUNDING)
-  })
-
-  it("patch every hook that a pattern names", async () => {
-    const zeros = mapped(base.get("blocks.0.hook_mlp_out")!, () => 0)
-    const got = await run({ "blocks.*.hook_mlp_out": zeros })
-    expect(differing(got, await run({ "blocks.0.hook_mlp_out": zeros, "blocks.1.hook_mlp_out": zeros }))).toEqual([])
-    expect(change(got.get("blocks.1.hook_mlp_out"), zeros)).toBe(0)
-  })
-
-  const zeros = (...shape: number[]) => float32(shape, new Float32Array(shape.reduce((a, b) => a * b, 1)))
-  const z = "blocks.0.attn.hook_z"
-  const refused: [string, Interventions, string, RegExp][] = [
-    [
-      "a patch of another shape",
-      { patch: { [z]: zeros(2, 17, 32) } },
-      "E_INPUT",
-      /wants shape \[batch, 17, 4, 8\], got/,
-    ],
-    [
-      "a patch for more images",
-      { patch: { [z]: zeros(3, 17, 4, 8) } },
-      "E_INPUT",
-      /"batch" is 2 in "pixel_values" and 3/,
-    ],
-    [
-      "a function that gives another shape",
-      { hooks: { [z]: () => zeros(1) } },
-      "E_INPUT",
-      /at "blocks.0.attn.hook_z" ret/,
-    ],
-    [
-      "an edit that gives another shape",
-      { edit: { [z]: () => ops.scalar(1) } },
-      "E_INPUT",
-      /at "blocks.0.attn.hook_z" ret/,
-    ],
-    [
-      "a hook that is not there",
-      { edit: { "blocks.0.attn.hook_zz": (v) => v } },
-      "E_HOOK",
-      /are "blocks.0.attn.hook_z"/,
-    ],
-    ["a layer that is not there", { patch: { "blocks.2.attn.hook_z": zeros(1) } }, "E_HOOK", /no hook "blocks\.2/],
-    ["a pattern that matches nothing", { hooks: { "block.*": () => {} } }, "E_HOOK", /no hook matches "block\.\*"/],
-  ]
-  it.each(refused)("refuse %s", async (_, how, code, message) => {
-    await expect(model.run(inputs, how)).rejects.toMatchObject({ code })
-    await expect(model.run(inputs, how)).rejects.toThrow(message)
-  })
-})
 
 describe("the checker", () => {
   // hook_a = 2x, hook_b = hook_a + 1, hook_c = 3 hook_b; beside them hook_side = x - 1

@@ -115,17 +115,18 @@ function see(p: Part, config: ModelConfig, pixels: Float64Array): Map<VisionOutp
 /** The patches, row by row, each as a kernel of the convolution sees it: [1, P, c * ph * pw]. */
 function cut({ imageSize, patchSize, nChannels: c }: VisionConfig, pixels: Float64Array): Array64 {
   const [[height, width], [ph, pw]] = [imageSize, patchSize]
-  const data = new Float64Array(pixels.length)
+  const size = c * ph * pw
+  // A kernel that would reach over the edge is not placed.
+  const data = new Float64Array(Math.floor(height / ph) * Math.floor(width / pw) * size)
   let at = 0
-  for (let top = 0; top < height; top += ph) {
-    for (let left = 0; left < width; left += pw) {
+  for (let top = 0; top + ph <= height; top += ph) {
+    for (let left = 0; left + pw <= width; left += pw) {
       for (let row = 0; row < c * ph; row++, at += pw) {
         const start = (Math.floor(row / ph) * height + top + (row % ph)) * width + left
         data.set(pixels.subarray(start, start + pw), at)
       }
     }
   }
-  const size = c * ph * pw
   return { shape: [1, data.length / size, size], data }
 }
 
@@ -150,7 +151,7 @@ function withTokens(p: Part, cfg: VisionConfig, patches: Array64, antialias: boo
   const [gh, gw] = cfg.positionGrid
   const table = p.at("embed").weight("pos", [placed.length + gh * gw, d])
   const ofPatches = table.subarray(placed.length * d)
-  const grid = [cfg.imageSize[0] / cfg.patchSize[0], cfg.imageSize[1] / cfg.patchSize[1]] as const
+  const grid = [0, 1].map((i) => Math.floor(cfg.imageSize[i]! / cfg.patchSize[i]!)) as [number, number]
 
   // The hook has a row for every token, or for every patch where only patches have one.
   const first = positions === "patches" ? before : 0

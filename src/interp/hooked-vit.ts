@@ -96,7 +96,7 @@ export class HookedViT {
   async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
     const { outputs: wanted } = options
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
-    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, reads)
+    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads)
     const find = (name: string) =>
       built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
     const outputs =
@@ -116,7 +116,7 @@ export class HookedViT {
     const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
     const symbols = sizesOf(values)
     this.#checkBudget(names, symbols, options)
-    const cached = Object.fromEntries(names.map((name) => [name, this.#positioned(built, name, options.positions)]))
+    const cached = positioned(built, names, options.positions)
     const outputs = without(built.outputs, missing)
     const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
     const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks)
@@ -202,18 +202,6 @@ export class HookedViT {
     return fail("E_HOOK", `no output or hook "${name}"; the nearest are ${near.map((n) => `"${n}"`).join(", ")}`)
   }
 
-  /** The hook's value, or only some tokens of it. */
-  #positioned(built: Built, name: string, positions: Positions | undefined): Value {
-    const { value } = built.scope.hooks.get(name)!
-    const axis = tokenAxis(name, value.shape)
-    if (positions === undefined || axis === undefined) return value
-    const length = value.shape[axis]!
-    if (typeof length !== "number")
-      return fail("E_INPUT", `positions of "${name}" cannot be chosen: its length is not fixed`)
-    const [start, end] = range(positions, length)
-    return slice(value, axis, start, end)
-  }
-
   /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
   #prepare(given: ModelInput, { patch = {}, edit = {}, hooks = {} }: Interventions, reads: ReadonlySet<string>) {
     const values = inputValues(this.config, given)
@@ -281,6 +269,26 @@ function unavailable(built: Built, inputs: Values, feeds: Feeds): ReadonlySet<Va
 
 const without = (outputs: Values, missing: ReadonlySet<Value>): Values =>
   Object.fromEntries(Object.entries(outputs).filter(([, v]) => !missing.has(v)))
+
+/** The hooks' values, or only some tokens of them; what two hooks share is cut once. */
+function positioned(built: Built, names: readonly string[], positions: Positions | undefined): Values {
+  const cut = new Map<Value, Value>()
+  for (const name of names) {
+    const { value } = built.scope.hooks.get(name)!
+    if (!cut.has(value)) cut.set(value, someTokens(name, value, positions))
+  }
+  return Object.fromEntries(names.map((name) => [name, cut.get(built.scope.hooks.get(name)!.value)!]))
+}
+
+function someTokens(name: string, value: Value, positions: Positions | undefined): Value {
+  const axis = tokenAxis(name, value.shape)
+  if (positions === undefined || axis === undefined) return value
+  const length = value.shape[axis]!
+  if (typeof length !== "number")
+    return fail("E_INPUT", `positions of "${name}" cannot be chosen: its length is not fixed`)
+  const [start, end] = range(positions, length)
+  return slice(value, axis, start, end)
+}
 
 /** The axis of tokens; of scores and patterns, that of the queries. */
 function tokenAxis(name: string, shape: Shape): number | undefined {

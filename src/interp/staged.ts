@@ -8,7 +8,10 @@ import { toposort, type Value } from "../graph/value.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
 import { show, size, type Tensor } from "../tensor/tensor.ts"
 
-/** Called with a hook's value; what it returns takes its place, nothing leaves it as it is. Shape [as the hook], float32. */
+/**
+ * Called with a hook's value; what it returns takes its place, nothing leaves it as it is. Shape [as the hook], float32.
+ * Not called where nothing that is asked for depends on the hook.
+ */
 export type HookFunction = (value: Tensor, name: string) => Tensor | void | Promise<Tensor | void>
 
 /** `before` is the value computed so far; what lies downstream reads `after`, an input of the next part. */
@@ -29,8 +32,7 @@ export async function runStaged(
   cuts: readonly Cut[],
   feeds: Feeds,
 ): Promise<Record<string, Tensor>> {
-  const reached = new Set(toposort([...Object.values(outputs), ...cuts.map((c) => c.before)]))
-  let open = cuts.filter((c) => reached.has(c.after))
+  let open = needed(Object.values(outputs), cuts)
   let known: Values = inputs
   let values: Feeds = feeds
   for (let part = 0; open.length; part++) {
@@ -60,6 +62,15 @@ export async function runStaged(
     known = { ...known, ...carried, ...Object.fromEntries(ready.map((c) => [c.name, c.after])) }
   }
   return (await runtime.compile(known, outputs))(values)
+}
+
+/** The cuts that `outputs` depend on; later ones come first in the search, since they may need earlier ones. */
+function needed(outputs: readonly Value[], cuts: readonly Cut[]): readonly Cut[] {
+  const reached = new Set(toposort(outputs))
+  for (const { before, after } of cuts.toReversed()) {
+    if (reached.has(after)) for (const v of toposort([before])) reached.add(v)
+  }
+  return cuts.filter((c) => reached.has(c.after))
 }
 
 async function called(cut: Cut, value: Tensor): Promise<Tensor> {

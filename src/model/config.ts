@@ -50,7 +50,7 @@ export type VisionOutput =
   | "distillation_logits"
 
 export interface VisionConfig extends StackConfig {
-  /** [height, width] in pixels, multiples of the patch size. */
+  /** [height, width] in pixels. */
   readonly imageSize: readonly [number, number]
   readonly patchSize: readonly [number, number]
   /** Patches down and across that the position table was made for; another image size resamples it. */
@@ -115,10 +115,10 @@ export interface ModelConfig {
   readonly labels: readonly string[]
 }
 
-/** Patches down and across. */
+/** Patches down and across; pixels that fill no patch are not read. */
 export const grid = ({ imageSize, patchSize }: VisionConfig): readonly [number, number] => [
-  imageSize[0] / patchSize[0],
-  imageSize[1] / patchSize[1],
+  Math.floor(imageSize[0] / patchSize[0]),
+  Math.floor(imageSize[1] / patchSize[1]),
 ]
 
 export const nPatches = (cfg: VisionConfig): number => grid(cfg)[0] * grid(cfg)[1]

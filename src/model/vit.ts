@@ -62,7 +62,8 @@ function patchEmbed(s: Scope, cfg: VisionConfig, pixels: Value): Value {
   const [gh, gw] = grid(cfg)
   const [ph, pw] = cfg.patchSize
   const [b, c] = [pixels.shape[0]!, cfg.nChannels]
-  const cut = transpose(reshape(pixels, [b, c, gh, ph, gw, pw]), [0, 2, 4, 1, 3, 5])
+  const read = slice(slice(pixels, 2, 0, gh * ph), 3, 0, gw * pw)
+  const cut = transpose(reshape(read, [b, c, gh, ph, gw, pw]), [0, 2, 4, 1, 3, 5])
   return dense(s.at("proj"), reshape(cut, [b, gh * gw, c * ph * pw]), cfg.dModel, cfg.patchBias)
 }
 

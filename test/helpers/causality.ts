@@ -11,7 +11,7 @@ export type Run = (patch: Readonly<Record<string, Tensor>>) => Promise<Reading>
 // Relative to max(1, largest magnitude). What lies beside a hook is computed bit for bit as before in all cases seen,
 // what lies downstream moves by 4e-4 at least.
 const STILL = 1e-6
-const ROUNDING = 1e-5
+export const ROUNDING = 1e-5
 const CHANGE = 1e-4
 
 /** max |a - b| / max(1, max |b|); infinite where shapes differ or a number is none. */
@@ -30,6 +30,14 @@ export function change(a: Tensor | undefined, b: Tensor): number {
 
 /** Scores that a causal mask blocks lie around -3.4e38 and would drown the others. */
 export const masked = (score: number): boolean => score < -1e30
+
+export const mapped = (t: Tensor, f: (x: number) => number): Tensor => float32(t.shape, (t.data as Float32Array).map(f))
+
+export const half = (t: Tensor): Tensor => mapped(t, (x) => x / 2)
+
+/** Names of what differs between two readings by more than rounding. */
+export const differing = (got: Reading, want: Reading): string[] =>
+  [...want.keys()].filter((name) => !(change(got.get(name), want.get(name)!) <= ROUNDING))
 
 /** The same tensor at half its size and with noise of a tenth of its own spread, the same for the same `seed`. */
 export function another(t: Tensor, seed: number): Tensor {
