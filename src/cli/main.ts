@@ -66,8 +66,8 @@ withModel(program.command("demo"))
   .action(async (options) => (await import("./demo.ts")).demo(options))
 
 const json = asksForJson(process.argv.slice(2))
-// A reader that has seen enough, as head, is no error.
-process.stderr.on("error", () => process.exit())
+// A reader that has seen enough, as head, is no error; nor is one who wants no messages.
+process.stderr.on("error", () => {})
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE") process.exit()
   const [code, what] = error.code === "ENOSPC" ? (["E_DISK_FULL", "is full"] as const) : (["E_IO", "failed"] as const)

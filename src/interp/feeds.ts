@@ -3,24 +3,26 @@ import { fail } from "../errors.ts"
 import type { Shape } from "../graph/dims.ts"
 import type { ModelConfig } from "../model/config.ts"
 import { inputShapes } from "../model/model.ts"
-import { float32, int64, show, type Tensor } from "../tensor/tensor.ts"
+import { expectFloat32, float32, int64, show, type Tensor } from "../tensor/tensor.ts"
 
 /** Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]. */
 export type ModelInput = Tensor | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor }
 
 /** The model's inputs by name. Errors: E_INPUT for wrong dtypes, lengths and ids. */
 export function inputValues(config: ModelConfig, given: ModelInput): Record<string, Tensor> {
-  const { pixel_values, input_ids } = "data" in given ? { pixel_values: given, input_ids: undefined } : given
+  const object = typeof given === "object" && given !== null
+  const { pixel_values, input_ids } =
+    object && !("data" in given) ? given : { pixel_values: given, input_ids: undefined }
   const wanted = inputShapes(config)
   if (input_ids && !wanted["input_ids"]) fail("E_INPUT", "input_ids were given; this model has no text tower")
   return {
-    ...(pixel_values && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
+    ...((pixel_values || !object) && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
     ...(input_ids && { input_ids: asIds(input_ids, config.text!) }),
   }
 }
 
-function asImages(t: Tensor, wanted: Shape): Tensor {
-  if (t.dtype !== "float32") fail("E_INPUT", `pixel_values must be float32, got ${t.dtype}`)
+function asImages(given: unknown, wanted: Shape): Tensor {
+  const t = expectFloat32(given, "pixel_values")
   return t.shape.length === wanted.length - 1 ? { ...t, shape: [1, ...t.shape] } : t
 }
 
@@ -50,8 +52,7 @@ export const patchShape = (hook: Shape, given: Tensor): Shape =>
   hook[0] === 1 && given.shape[0] !== 1 ? ["batch", ...hook.slice(1)] : hook
 
 /** A patch whose first axis is 1, repeated for every image. */
-export function repeated(name: string, given: Tensor, hook: Shape, batch: number | undefined): Tensor {
-  if (given.dtype !== "float32") fail("E_INPUT", `the patch for "${name}" must be float32, got ${given.dtype}`)
+export function repeated(given: Tensor, hook: Shape, batch: number | undefined): Tensor {
   if (hook[0] !== "batch" || given.shape[0] !== 1 || batch === undefined || batch === 1) return given
   const one = given.data as Float32Array
   const all = new Float32Array(one.length * batch)

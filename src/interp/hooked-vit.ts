@@ -3,13 +3,13 @@ import { fail, nearest } from "../errors.ts"
 import { symbolsOf, type Shape } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
 import { input, slice } from "../graph/ops.ts"
-import { toposort, type Value } from "../graph/value.ts"
+import { toposort, Value } from "../graph/value.ts"
 import type { ModelConfig } from "../model/config.ts"
 import { bytesOfShape, listHooks, matchHooks, type HookInfo, type HookNames } from "../model/hooks.ts"
 import { build, type Built } from "../model/model.ts"
 import type { Requests, Weights } from "../model/scope.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
-import { show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { ActivationCache } from "./cache.ts"
 import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
@@ -37,7 +37,7 @@ export type Positions = number | readonly [start: number, end: number]
 
 export interface RunOptions extends Interventions {
   /** Names among the model's outputs and hooks, or new values made of them; by default all outputs that the inputs allow. */
-  readonly outputs?: readonly string[] | ((at: GraphView) => Values)
+  readonly outputs?: string | readonly string[] | ((at: GraphView) => Values)
 }
 
 /** The graph of a run as `outputs` sees it: a lens or a metric is more values hung on it. */
@@ -94,7 +94,7 @@ export class HookedViT {
 
   /** The model's outputs, under the names of its library. */
   async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
-    const { outputs: wanted } = options
+    const wanted = typeof options.outputs === "string" ? [options.outputs] : options.outputs
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
     const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads)
     const find = (name: string) =>
@@ -105,6 +105,7 @@ export class HookedViT {
         : typeof wanted === "function"
           ? wanted({ outputs: built.outputs, hook: find })
           : Object.fromEntries(wanted.map((name) => [name, find(name)]))
+    if (!Object.keys(outputs).length) nothingGiven()
     return outputsOf(await runStaged(this.runtime, inputs, outputs, cuts, feeds))
   }
 
@@ -118,6 +119,7 @@ export class HookedViT {
     this.#checkBudget(names, symbols, options)
     const cached = positioned(built, names, options.positions)
     const outputs = without(built.outputs, missing)
+    if (!names.length && !Object.keys(outputs).length) nothingGiven()
     const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
     const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks)
     const returned = Object.fromEntries(Object.keys(outputs).map((name) => [name, got[OUTPUT + name]!]))
@@ -206,6 +208,7 @@ export class HookedViT {
   #prepare(given: ModelInput, { patch = {}, edit = {}, hooks = {} }: Interventions, reads: ReadonlySet<string>) {
     const values = inputValues(this.config, given)
     const patched = this.#spread(patch)
+    for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
     const edits = this.#spread(edit)
     for (const [name, fn] of edits) if (this.#isIdentity(name, fn)) edits.delete(name)
     const functions = this.#spread(hooks)
@@ -229,7 +232,7 @@ export class HookedViT {
     }
     const built = build(this.config, this.weights, requests)
     const batch = values["pixel_values"]?.shape[0]
-    const fed = [...patched].map(([name, t]) => [name, repeated(name, t, this.hooks.get(name)!.shape, batch)] as const)
+    const fed = [...patched].map(([name, t]) => [name, repeated(t, this.hooks.get(name)!.shape, batch)] as const)
     const inputs = { ...built.inputs, ...placeholders }
     return { values, feeds: { ...values, ...Object.fromEntries(fed) } as Feeds, built, cuts, inputs }
   }
@@ -248,6 +251,8 @@ export class HookedViT {
     return edit(probe, name) === probe
   }
 }
+
+const nothingGiven = (): never => fail("E_INPUT", "nothing was given to run: pixel_values [b, c, H, W] are needed")
 
 const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
@@ -304,7 +309,9 @@ function range(positions: Positions, length: number): [number, number] {
   return fail("E_INPUT", `positions ${String(positions)} are outside the ${length} tokens`)
 }
 
-const sameShape = (name: string, from: Value, to: Value): Value =>
-  String(from.shape) === String(to.shape)
-    ? to
-    : fail("E_INPUT", `the edit at "${name}" returned ${show(to.shape)}, expected ${show(from.shape)}`)
+function sameShape(name: string, from: Value, to: unknown): Value {
+  if (!(to instanceof Value))
+    return fail("E_INPUT", `the edit at "${name}" must return a Value of the graph, got ${typeof to}`)
+  if (String(from.shape) === String(to.shape)) return to
+  return fail("E_INPUT", `the edit at "${name}" returned ${show(to.shape)}, expected ${show(from.shape)}`)
+}

@@ -6,7 +6,7 @@ import { fail } from "../errors.ts"
 import type { Values } from "../graph/emit.ts"
 import { toposort, type Value } from "../graph/value.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
-import { show, size, type Tensor } from "../tensor/tensor.ts"
+import { expectFloat32, show, type Tensor } from "../tensor/tensor.ts"
 
 /**
  * Called with a hook's value; what it returns takes its place, nothing leaves it as it is. Shape [as the hook], float32.
@@ -76,15 +76,9 @@ function needed(outputs: readonly Value[], cuts: readonly Cut[]): readonly Cut[]
 async function called(cut: Cut, value: Tensor): Promise<Tensor> {
   const returned = await cut.call(value, cut.hook)
   if (!returned) return value
-  if (
-    String(returned.shape) !== String(value.shape) ||
-    returned.dtype !== "float32" ||
-    returned.data.length !== size(value.shape)
-  ) {
-    fail(
-      "E_INPUT",
-      `the function at "${cut.hook}" returned ${returned.dtype} ${show(returned.shape)}, expected float32 ${show(value.shape)}`,
-    )
+  expectFloat32(returned, `what the function at "${cut.name}" returned`)
+  if (String(returned.shape) !== String(value.shape)) {
+    fail("E_INPUT", `the function at "${cut.name}" returned ${show(returned.shape)}, expected ${show(value.shape)}`)
   }
   return returned
 }

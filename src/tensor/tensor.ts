@@ -77,3 +77,17 @@ export const int64 = (shape: readonly number[], data: readonly number[]): Tensor
 
 /** The tensor's bytes, little-endian, as a view. */
 export const bytesOf = (t: Tensor): Uint8Array => new Uint8Array(t.data.buffer, t.data.byteOffset, t.data.byteLength)
+
+/** Is this a float32 tensor whose data fits its shape? Error: E_INPUT, beginning with `what`, says what it is instead. */
+export function expectFloat32(t: unknown, what: string): Tensor<"float32"> {
+  const { dtype, shape, data } = (typeof t === "object" && t !== null ? t : {}) as Partial<Tensor>
+  const whole = Array.isArray(shape) && shape.every((d) => Number.isInteger(d) && d >= 0)
+  if (!whole || dtype === undefined) fail("E_INPUT", `${what} must be a tensor { dtype, shape, data }, got ${typeof t}`)
+  if (dtype !== "float32" || !(data instanceof Float32Array)) {
+    fail("E_INPUT", `${what} must be float32 in a Float32Array, got ${dtype} in ${data?.constructor.name ?? "nothing"}`)
+  }
+  if (data.length !== size(shape)) {
+    fail("E_INPUT", `${what} of shape ${show(shape)} needs ${size(shape)} values, got ${data.length}`)
+  }
+  return t as Tensor<"float32">
+}
