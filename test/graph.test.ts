@@ -1,6 +1,6 @@
 /** @file Every op through emit and onnxruntime against plain loops; what is refused while a graph is built; dimensions. */
 import { afterAll, describe, expect, it } from "vitest"
-import { bind, broadcast, product, quotient, symbolsOf, type Dim } from "../src/graph/dims.ts"
+import { bind, broadcast, product, symbolsOf, type Dim } from "../src/graph/dims.ts"
 import * as ops from "../src/graph/ops.ts"
 import { toposort, type Op, type Value } from "../src/graph/value.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
@@ -147,18 +147,6 @@ describe("dimensions", () => {
       expect(bind(abc, bound)).toBe(bind(a, bound) * bind(b, bound) * bind(c, bound))
       expect(product([abc])).toBe(abc)
     }
-  })
-
-  it("divide exactly or not at all", () => {
-    for (const [a, b] of triples) {
-      if (a !== 0 && b !== 0) expect(quotient(product([a, b]), b)).toBe(a)
-      const q = quotient(a, b)
-      if (q !== undefined) expect(product([q, b])).toBe(a)
-    }
-    expect([quotient(7, 2), quotient("b", "t"), quotient(4, 0), quotient("2*b", "b*b")]).toEqual(
-      Array(4).fill(undefined),
-    )
-    expect([quotient("6*b*t", "2*t"), quotient("b", "b"), quotient(0, 3)]).toEqual(["3*b", 1, 0])
   })
 
   it("know their symbols, each once", () => {

@@ -39,23 +39,8 @@ export function product(dims: Shape): Dim {
   return join({ factor, symbols })
 }
 
-/** a / b where it is exact, else undefined. */
-export function quotient(a: Dim, b: Dim): Dim | undefined {
-  const [x, y] = [factors(a), factors(b)]
-  if (y.factor === 0 || x.factor % y.factor) return undefined
-  const rest = [...x.symbols]
-  for (const symbol of y.symbols) {
-    const at = rest.indexOf(symbol)
-    if (at < 0) return undefined
-    rest.splice(at, 1)
-  }
-  return join({ factor: x.factor / y.factor, symbols: rest })
-}
-
 /** The symbols in a dimension, each once. */
 export const symbolsOf = (d: Dim): string[] => [...new Set(factors(d).symbols)]
-
-export const knownSize = (d: Dim): number | undefined => (typeof d === "number" ? d : undefined)
 
 /** The number a dimension stands for once its symbols are bound. */
 export function bind(d: Dim, symbols: ReadonlyMap<string, number>): number {

@@ -1,6 +1,6 @@
 /** @file A model whose every hook can be read, replaced and edited. */
 import { fail, nearest } from "../errors.ts"
-import { symbolsOf, type Shape } from "../graph/dims.ts"
+import { bind, symbolsOf, type Shape } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
 import { input, slice } from "../graph/ops.ts"
 import { toposort, Value } from "../graph/value.ts"
@@ -117,7 +117,7 @@ export class HookedViT {
     const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
     const symbols = sizesOf(values)
     this.#checkBudget(names, symbols, options)
-    const cached = positioned(built, names, options.positions)
+    const cached = positioned(built, names, options.positions, symbols)
     const outputs = without(built.outputs, missing)
     if (!names.length && !Object.keys(outputs).length) nothingGiven()
     const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
@@ -191,9 +191,8 @@ export class HookedViT {
     return seen.reduce((n, name) => {
       const { shape } = this.hooks.get(name)!
       const axis = tokenAxis(name, shape)
-      if (positions === undefined || axis === undefined || typeof shape[axis] !== "number")
-        return n + bytesOfShape(shape, symbols)
-      const [start, end] = range(positions, shape[axis])
+      if (positions === undefined || axis === undefined) return n + bytesOfShape(shape, symbols)
+      const [start, end] = range(positions, bind(shape[axis]!, symbols))
       return n + bytesOfShape(shape.with(axis, end - start), symbols)
     }, 0)
   }
@@ -276,23 +275,21 @@ const without = (outputs: Values, missing: ReadonlySet<Value>): Values =>
   Object.fromEntries(Object.entries(outputs).filter(([, v]) => !missing.has(v)))
 
 /** The hooks' values, or only some tokens of them; what two hooks share is cut once. */
-function positioned(built: Built, names: readonly string[], positions: Positions | undefined): Values {
+function positioned(
+  built: Built,
+  names: readonly string[],
+  positions: Positions | undefined,
+  sizes: ReadonlyMap<string, number>,
+): Values {
   const cut = new Map<Value, Value>()
   for (const name of names) {
     const { value } = built.scope.hooks.get(name)!
-    if (!cut.has(value)) cut.set(value, someTokens(name, value, positions))
+    if (cut.has(value)) continue
+    const axis = tokenAxis(name, value.shape)
+    if (positions === undefined || axis === undefined) cut.set(value, value)
+    else cut.set(value, slice(value, axis, ...range(positions, bind(value.shape[axis]!, sizes))))
   }
   return Object.fromEntries(names.map((name) => [name, cut.get(built.scope.hooks.get(name)!.value)!]))
-}
-
-function someTokens(name: string, value: Value, positions: Positions | undefined): Value {
-  const axis = tokenAxis(name, value.shape)
-  if (positions === undefined || axis === undefined) return value
-  const length = value.shape[axis]!
-  if (typeof length !== "number")
-    return fail("E_INPUT", `positions of "${name}" cannot be chosen: its length is not fixed`)
-  const [start, end] = range(positions, length)
-  return slice(value, axis, start, end)
 }
 
 /** The axis of tokens; of scores and patterns, that of the queries. */

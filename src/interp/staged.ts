@@ -76,9 +76,9 @@ function needed(outputs: readonly Value[], cuts: readonly Cut[]): readonly Cut[]
 async function called(cut: Cut, value: Tensor): Promise<Tensor> {
   const returned = await cut.call(value, cut.hook)
   if (!returned) return value
-  expectFloat32(returned, `what the function at "${cut.name}" returned`)
+  expectFloat32(returned, `what the function at "${cut.hook}" returned`)
   if (String(returned.shape) !== String(value.shape)) {
-    fail("E_INPUT", `the function at "${cut.name}" returned ${show(returned.shape)}, expected ${show(value.shape)}`)
+    fail("E_INPUT", `the function at "${cut.hook}" returned ${show(returned.shape)}, expected ${show(value.shape)}`)
   }
   return returned
 }

@@ -131,7 +131,7 @@ export class Runtime {
     try {
       const made = await this.#ort.InferenceSession.create(bytes, {
         executionProviders: tried[0],
-        logSeverityLevel: 3,
+        logSeverityLevel: 4, // what goes wrong is in the error, once
         ...(threads !== undefined && { intraOpNumThreads: threads }),
         ...session,
         extra: {
