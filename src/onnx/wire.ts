@@ -40,14 +40,16 @@ export class Writer {
     this.#varint((field << 3) | 2)
     this.#varint(value.length)
     this.#reserve(value.length)
+    const bytes = this.#bytes
     for (let i = 0; i < value.length; i++) {
       const code = value.charCodeAt(i)
       if (code > 0x7f) {
         this.#length = start
         return this.bytes(field, text.encode(value))
       }
-      this.#bytes[this.#length++] = code
+      bytes[this.#length + i] = code
     }
+    this.#length += value.length
     return this
   }
 
