@@ -114,7 +114,7 @@ describe("building a graph", () => {
     const y = ops.linear(x, ops.transpose(ops.param("t", [3, 4]), [1, 0]))
     const [gemm] = y.inputs
     expect(toposort([y]).map((v) => v.op)).toEqual(["Input", "Reshape", "Param", "Gemm", "Reshape"])
-    expect(gemm).toMatchObject({ op: "Gemm", attrs: { transposed: false }, shape: ["2*b", 4] })
+    expect(gemm).toMatchObject({ op: "Gemm", attrs: { transA: false, transB: false }, shape: ["2*b", 4] })
   })
 
   it("orders values before their users, once each, and stops where it is told", () => {

@@ -39,6 +39,12 @@ export function product(dims: Shape): Dim {
   return join({ factor, symbols })
 }
 
+/** What a dimension is the product of: its number, if that is not 1, and its symbols. */
+export function factorsOf(d: Dim): Dim[] {
+  const { factor, symbols } = factors(d)
+  return factor === 1 && symbols.length ? [...symbols] : [factor, ...symbols]
+}
+
 /** The symbols in a dimension, each once. */
 export const symbolsOf = (d: Dim): string[] => [...new Set(factors(d).symbols)]
 

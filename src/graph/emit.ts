@@ -2,7 +2,7 @@
 import { fail } from "../errors.ts"
 import { encodeModel, type Attribute, type Model, type Node, type Port } from "../onnx/model.ts"
 import { int64, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
-import { symbolsOf, type Dim, type Shape } from "./dims.ts"
+import { factorsOf, type Dim, type Shape } from "./dims.ts"
 import { rules, type Rule, type Writing } from "./lower.ts"
 import { is, toposort, type Op, type Value } from "./value.ts"
 
@@ -207,10 +207,13 @@ class Emission implements Writing {
 
   /** A symbolic dimension as int64 [1]: the product of its symbols, each read from the shape of an input. */
   #dim(d: Dim): string {
-    const symbols = symbolsOf(d)
-    const [first, ...rest] = symbols
-    if (rest.length || first !== d)
-      return fail("E_INPUT", `dimension ${d} is a product and cannot be read from one input`)
+    const [first, ...rest] = factorsOf(d)
+    if (first === undefined || rest.length) {
+      return this.#memo(`dim_${d}`, (out) => {
+        const parts = [first!, ...rest].map((f) => (typeof f === "number" ? this.ints([f]) : this.#dim(f)))
+        parts.reduce((a, b, i) => this.node("Mul", [a, b], i === parts.length - 1 ? out : this.unique(`${out}:${i}`)))
+      })
+    }
     return this.#memo(`dim_${first}`, (out) => {
       const sources = Object.entries(this.#inputs).filter(([, v]) => v.shape.includes(first))
       const [name, { shape }] =

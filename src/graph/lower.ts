@@ -40,7 +40,7 @@ const plain =
     w.node(op, ins, out, {}, domain)
 
 const norm =
-  (index: number): Lowering<"LayerNorm" | "LayerNormInvStd"> =>
+  (index: number): Lowering<"LayerNorm" | "LayerNormMean" | "LayerNormInvStd"> =>
   (w, v, ins, out) => {
     const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
     w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
@@ -74,9 +74,13 @@ export const rules: { [O in Op]: Rule<O> } = {
   Softmax: { lower: (w, _, ins, out) => w.node("Softmax", ins, out, { axis: -1 }) },
   LogSoftmax: { lower: (w, _, ins, out) => w.node("LogSoftmax", ins, out, { axis: -1 }) },
   LayerNorm: { lower: norm(0) },
+  LayerNormMean: { lower: norm(1) },
   LayerNormInvStd: { lower: norm(2) },
   MatMul: { lower: plain("MatMul") },
-  Gemm: { lower: (w, v, ins, out) => w.node("Gemm", ins, out, v.attrs.transposed ? { transB: 1 } : {}) },
+  Gemm: {
+    lower: (w, { attrs: { transA, transB } }, ins, out) =>
+      w.node("Gemm", ins, out, { ...(transA && { transA: 1 }), ...(transB && { transB: 1 }) }),
+  },
   Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
   Reshape: {
     view: true,
@@ -88,7 +92,37 @@ export const rules: { [O in Op]: Rule<O> } = {
     lower: (w, { attrs: { axis, start, end } }, [x], out) =>
       w.node("Slice", [x!, w.ints([start]), w.dims([end]), w.ints([axis])], out),
   },
+  Pad: {
+    lower: (w, { attrs: { axis, before, size }, inputs: [x], shape }, ins, out) => {
+      const length = x!.shape[axis]!
+      const others = shape.map(() => 0)
+      const starts = others.with(axis, before)
+      if (typeof size === "number" && typeof length === "number") {
+        return w.node("Pad", [ins[0]!, w.ints([...starts, ...others.with(axis, size - before - length)])], out)
+      }
+      const after = w.node("Sub", [w.dims([size]), w.dims([length])], w.unique(`${out}:after`))
+      const around = [w.ints([...starts, ...others.slice(0, axis)]), after, w.ints(others.slice(axis + 1))]
+      const pads = w.node("Concat", around, w.unique(`${out}:pads`), { axis: 0 })
+      return w.node("Pad", [ins[0]!, pads], out)
+    },
+  },
   Gather: { lower: (w, _, ins, out) => w.node("Gather", ins, out, { axis: 0 }) },
+  ScatterAdd: {
+    // ScatterElements adds one update after the other; ScatterND adds them in parallel, and equal indices would race.
+    lower: (w, { inputs: [x], shape }, [updates, indices], out) => {
+      const zeros = w.node("ConstantOfShape", [w.dims(shape)], w.unique(`${out}:zeros`))
+      const column = w.node("Unsqueeze", [indices!, w.ints([1])], w.unique(`${out}:column`))
+      const at = w.node("Expand", [column, w.dims(x!.shape)], w.unique(`${out}:at`))
+      return w.node("ScatterElements", [zeros, at, updates!], out, { axis: 0, reduction: "add" })
+    },
+  },
+  Extent: {
+    lower: (w, { attrs: { axis } }, [x], out) => {
+      const size = w.node("Shape", [x!], w.unique(`${out}:size`), { start: axis, end: axis + 1 })
+      const real = w.node("Cast", [size], w.unique(`${out}:real`), { to: dataType("float32") })
+      return w.node("Reshape", [real, w.ints([])], out)
+    },
+  },
   ReduceSum: {
     lower: (w, { attrs: { axes, keepdims } }, [x], out) =>
       w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) }),
@@ -99,6 +133,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   },
   ArgMax: { lower: (w, _, ins, out) => w.node("ArgMax", ins, out, { axis: -1, keepdims: 0 }) },
   Equal: { lower: plain("Equal") },
+  Greater: { lower: plain("Greater") },
   OrElse: {
     lower: (w, v, [replacement, computed], out) => {
       const rows = w.node("Shape", [replacement!], w.unique(`${out}:rows`), { start: 0, end: 1 })

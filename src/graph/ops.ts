@@ -19,6 +19,8 @@ export const mul = (a: Value, b: Value): Value => binary("Mul", a, b)
 export const div = (a: Value, b: Value): Value => binary("Div", a, b)
 export const equal = (a: Value, b: Value): Value => new Value("Equal", [a, b], {}, fitted("equal", a, b), "bool")
 
+export const greater = (a: Value, b: Value): Value => new Value("Greater", [a, b], {}, fitted("greater", a, b), "bool")
+
 export const neg = (x: Value): Value => new Value("Neg", [x], {}, x.shape, x.dtype)
 export const exp = (x: Value): Value => new Value("Exp", [x], {}, x.shape)
 export const log = (x: Value): Value => new Value("Log", [x], {}, x.shape)
@@ -40,6 +42,9 @@ export const layerNorm = (x: Value, w: Value, b: Value, eps: number): Value =>
 /** 1 / sqrt(variance + eps) of what `layerNorm` of the same inputs norms: [..., 1]; costs no node of its own. */
 export const layerNormInvStd = (x: Value, w: Value, b: Value, eps: number): Value =>
   new Value("LayerNormInvStd", normInputs(x, w, b), { eps }, [...x.shape.slice(0, -1), 1])
+/** The mean that `layerNorm` of the same inputs takes off: [..., 1]; costs no node of its own either. */
+export const layerNormMean = (x: Value, w: Value, b: Value, eps: number): Value =>
+  new Value("LayerNormMean", normInputs(x, w, b), { eps }, [...x.shape.slice(0, -1), 1])
 
 function normInputs(x: Value, w: Value, b: Value): Value[] {
   for (const p of [w, b]) {
@@ -70,11 +75,20 @@ export function linear(x: Value, w: Value, b?: Value): Value {
   if (b && (b.shape.length !== 1 || b.shape[0] !== out)) mismatch("linear", w, b)
   const flat = reshape(x, [product(x.shape.slice(0, -1)), width!])
   const stored = is(w, "Transpose") ? w.inputs[0]! : w
-  const y = new Value("Gemm", b ? [flat, stored, b] : [flat, stored], { transposed: stored === w }, [
-    flat.shape[0]!,
-    out,
-  ])
-  return reshape(y, [...x.shape.slice(0, -1), out])
+  return reshape(gemm(flat, stored, { transB: stored === w, ...(b && { c: b }) }), [...x.shape.slice(0, -1), out])
+}
+
+/** op(a) op(b) + c of matrices [m, k] and [k, n] after `op`, a transpose where the flag says so; `c` broadcasts. */
+export function gemm(
+  a: Value,
+  b: Value,
+  { transA = false, transB = false, c }: { transA?: boolean; transB?: boolean; c?: Value } = {},
+): Value {
+  if (a.shape.length !== 2 || b.shape.length !== 2) return mismatch("gemm", a, b)
+  const [m, k] = transA ? a.shape.toReversed() : a.shape
+  const [k2, n] = transB ? b.shape.toReversed() : b.shape
+  if (k !== k2) return mismatch("gemm", a, b)
+  return new Value("Gemm", c ? [a, b, c] : [a, b], { transA, transB }, [m!, n!])
 }
 
 export function transpose(x: Value, perm: readonly number[]): Value {
@@ -135,6 +149,17 @@ export function slice(x: Value, axis: number, start: number, end: Dim): Value {
   return new Value("Slice", [x], { axis, start, end }, x.shape.with(axis, length), x.dtype)
 }
 
+/** Zeros around `x` along one axis, so that it starts at `before` and the axis is `size` long; a named length at 0. */
+export function pad(x: Value, axis: number, before: number, size: Dim): Value {
+  const length = x.shape[axis]
+  const fits = typeof length !== "number" ? before === 0 : typeof size !== "number" || before + length <= size
+  if (length === undefined || before < 0 || !fits) {
+    fail("E_INPUT", `pad: axis ${axis} of ${show(x.shape)} does not fit into ${size} from ${before}`)
+  }
+  if (before === 0 && length === size) return x
+  return new Value("Pad", [x], { axis, before, size }, x.shape.with(axis, size), x.dtype)
+}
+
 /** One element along an axis, which is dropped. */
 export const select = (x: Value, axis: number, index: number): Value =>
   reshape(slice(x, axis, index, index + 1), x.shape.toSpliced(axis, 1))
@@ -142,6 +167,21 @@ export const select = (x: Value, axis: number, index: number): Value =>
 /** Rows of `table` [n, ...] at `indices`: [...indices.shape, ...]. */
 export const gather = (table: Value, indices: Value): Value =>
   new Value("Gather", [table, indices], {}, [...indices.shape, ...table.shape.slice(1)], table.dtype)
+
+/** Zeros [rows, ...], to which the rows of `x` [...indices.shape, ...] are added at `indices`. */
+export function scatterAdd(x: Value, indices: Value, rows: number): Value {
+  const [at, rest] = [x.shape.slice(0, indices.shape.length), x.shape.slice(indices.shape.length)]
+  if (!same(at, indices.shape)) return mismatch("scatterAdd", x, indices)
+  const [n, d] = [product(at), product(rest)]
+  const flat = new Value("ScatterAdd", [reshape(x, [n, d]), reshape(indices, [n])], { rows }, [rows, d], x.dtype)
+  return reshape(flat, [rows, ...rest])
+}
+
+/** The length of an axis as a scalar of float32. */
+export const extent = (x: Value, axis: number): Value => {
+  const size = x.shape[axis] ?? fail("E_INPUT", `extent: ${show(x.shape)} has no axis ${axis}`)
+  return typeof size === "number" ? scalar(size) : new Value("Extent", [x], { axis }, [])
+}
 
 export const sum = (x: Value, axes: readonly number[], keepdims = false): Value =>
   reduce("ReduceSum", x, axes, keepdims)
@@ -160,6 +200,7 @@ export const orElse = (replacement: Value, computed: Value): Value =>
 export const cast = (x: Value, to: DType): Value => (x.dtype === to ? x : new Value("Cast", [x], { to }, x.shape, to))
 
 function reduce(op: "ReduceSum" | "ReduceMean", x: Value, axes: readonly number[], keepdims: boolean): Value {
+  if (!axes.length) return x
   const at = axes.map((a) => (a < 0 ? a + x.shape.length : a))
   if (at.some((a) => x.shape[a] === undefined)) {
     fail("E_INPUT", `${op}: ${show(x.shape)} has no axes [${axes.join(", ")}]`)

@@ -36,7 +36,8 @@ function literal({ attrs: { tensor } }: Value<"Constant">): string {
 }
 
 function attributes(v: Value): string {
-  const shown = Object.entries(v.attrs).filter(([key]) => key !== "shape" && key !== "name" && key !== "tensor")
+  const implied = ["shape", "name", "tensor"]
+  const shown = Object.entries(v.attrs).filter(([key, value]) => !implied.includes(key) && value !== false)
   return shown.length
     ? `{${shown.map(([key, value]) => `${key}: ${Array.isArray(value) ? `[${value.join(", ")}]` : String(value)}`).join(", ")}}`
     : ""

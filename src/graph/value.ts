@@ -31,21 +31,30 @@ export interface Attrs {
   LayerNorm: { readonly eps: number }
   /** 1 / sqrt(variance + eps), the third output of the node that LayerNorm of the same inputs becomes */
   LayerNormInvStd: { readonly eps: number }
+  /** The mean over the last axis, the second output of that node */
+  LayerNormMean: { readonly eps: number }
   MatMul: {}
-  /** x W^T + b of a weight stored [out, in] as PyTorch does (`transposed`), or x W + b */
-  Gemm: { readonly transposed: boolean }
+  /** op(a) op(b) + c of matrices, op a transpose where its flag says so; x W^T + b of a weight stored as PyTorch does */
+  Gemm: { readonly transA: boolean; readonly transB: boolean }
   Transpose: { readonly perm: readonly number[] }
   Reshape: { readonly shape: Shape }
   Expand: { readonly shape: Shape }
   Concat: { readonly axis: number }
   Slice: { readonly axis: number; readonly start: number; readonly end: Dim }
+  /** Zeros before and after along one axis, until it is `size` long: what undoes a Slice */
+  Pad: { readonly axis: number; readonly before: number; readonly size: Dim }
   /** Rows of a table [n, ...] at integer indices of any shape */
   Gather: {}
+  /** Zeros [rows, ...] to which each row of the first input is added at its integer index: what undoes a Gather */
+  ScatterAdd: { readonly rows: number }
+  /** The length of one axis as a scalar */
+  Extent: { readonly axis: number }
   ReduceSum: { readonly axes: readonly number[]; readonly keepdims: boolean }
   ReduceMean: { readonly axes: readonly number[]; readonly keepdims: boolean }
   /** Index of the first largest element along the last axis, which is dropped */
   ArgMax: {}
   Equal: {}
+  Greater: {}
   /** The first input if it is fed, that is, if its first axis is not empty; else the second */
   OrElse: {}
   Cast: { readonly to: DType }

@@ -113,6 +113,20 @@ export function concat(all: readonly Numbers[], axis: number): Numbers {
 export const slice = (a: Numbers, axis: number, start: number, end: number): Numbers =>
   make(a.shape.with(axis, end - start), (i) => at(a, i.with(axis, i[axis]! + start)))
 
+/** Zeros around, so that `a` starts at `before` of `size`. */
+export const pad = (a: Numbers, axis: number, before: number, size: number): Numbers =>
+  make(a.shape.with(axis, size), (i) => {
+    const place = i[axis]! - before
+    return place >= 0 && place < a.shape[axis]! ? at(a, i.with(axis, place)) : 0
+  })
+
+/** Row n of the result is the sum of the rows whose index is n. */
+export const scatterAdd = (a: Numbers, indices: Numbers, rows: number): Numbers =>
+  make([rows, ...a.shape.slice(indices.shape.length)], (i) => {
+    const each = make(indices.shape, (j) => (at(indices, j) === i[0] ? at(a, [...j, ...i.slice(1)]) : 0))
+    return total(each.data)
+  })
+
 export const gather = (table: Numbers, indices: Numbers): Numbers =>
   make([...indices.shape, ...table.shape.slice(1)], (i) =>
     at(table, [at(indices, i.slice(0, indices.shape.length)), ...i.slice(indices.shape.length)]),

@@ -111,6 +111,13 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       loops: (x, g, h) => loops.binary((a, s) => a * s + a)(loops.layerNorm(x, g, h, EPS), loops.invStd(x, EPS)),
     },
   ],
+  LayerNormMean: [
+    {
+      feeds: [f("b", 3, 6), ...w(6)],
+      graph: (x, g, h) => ops.layerNormMean(x, g, h, EPS),
+      loops: (x) => loops.mean(x, [2], true),
+    },
+  ],
   MatMul: [
     { feeds: [f("b", 3, 4), f(4, 2)], graph: ops.matmul, loops: loops.matmul },
     { feeds: [f("b", 2, 3, 4), f("b", 1, 4, 5)], graph: ops.matmul, loops: loops.matmul },
@@ -128,6 +135,18 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       graph: (x, m) => ops.linear(x, ops.transpose(m, [1, 0])),
       loops: loops.matmul,
     },
+    ...[
+      [false, true],
+      [true, false],
+      [true, true],
+    ].map(([transA, transB]): Example => ({
+      feeds: [transA ? f(4, "b") : f("b", 4), transB ? f(5, 4) : f(4, 5), f(5)],
+      graph: (x, m, c) => ops.gemm(x, m, { transA: transA!, transB: transB!, c }),
+      loops: (x, m, c) => {
+        const turned = (a: Numbers, turn: boolean) => (turn ? loops.transpose(a, [1, 0]) : a)
+        return loops.binary((a, b) => a + b)(loops.matmul(turned(x, transA!), turned(m, transB!)), c)
+      },
+    })),
   ],
   Transpose: [
     { feeds: [f("b", 2, 3)], graph: (x) => ops.transpose(x, [2, 0, 1]), loops: (x) => loops.transpose(x, [2, 0, 1]) },
@@ -165,6 +184,19 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       loops: (x) => ({ ...loops.slice(x, 1, 2, 3), shape: [x.shape[0]!, 2] }),
     },
   ],
+  Pad: [
+    { feeds: [f("b", 3, 2)], graph: (x) => ops.pad(x, 1, 2, 6), loops: (x) => loops.pad(x, 1, 2, 6) },
+    { feeds: [f("b", 2)], graph: (x) => ops.pad(x, 0, 0, 9), loops: (x) => loops.pad(x, 0, 0, 9) },
+    { feeds: [f(2, "b", 2)], graph: (x) => ops.pad(x, 1, 0, 9), loops: (x) => loops.pad(x, 1, 0, 9) },
+  ],
+  ScatterAdd: [
+    {
+      feeds: [f("b", 2, 3), index(4, "b", 2)],
+      graph: (x, at) => ops.scatterAdd(x, at, 4),
+      loops: (x, at) => loops.scatterAdd(x, at, 4),
+    },
+  ],
+  Extent: [{ feeds: [f(2, "b")], graph: (x) => ops.extent(x, 1), loops: (x) => ({ shape: [], data: [x.shape[1]!] }) }],
   Gather: [{ feeds: [f(7, 3), index(7, "b", 2)], graph: ops.gather, loops: loops.gather }],
   ReduceSum: [
     { feeds: [f("b", 3, 2)], graph: (x) => ops.sum(x, [1]), loops: (x) => loops.sum(x, [1], false) },
@@ -190,6 +222,9 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       graph: ops.equal,
       loops: loops.binary((a, b) => Number(a === b)),
     },
+  ],
+  Greater: [
+    { feeds: [index(3, "b", 4), index(3, 4)], graph: ops.greater, loops: loops.binary((a, b) => Number(a > b)) },
   ],
   OrElse: [
     {
