@@ -45,7 +45,7 @@ function worst(got: readonly number[], want: readonly number[]): number {
 }
 
 /** Ops through which nothing flows: integers, truth values, lengths. */
-const FLAT: readonly Op[] = ["ArgMax", "Equal", "Greater", "Extent", "OrElse"]
+const FLAT: readonly Op[] = ["ArgMax", "Equal", "Greater", "Extent", "Detach", "OrElse"]
 
 /** The examples of an op, with the gradients of a random weighting of their results. */
 function weighted({ feeds, graph, loops }: Example) {

@@ -38,23 +38,26 @@ export function grad(y: Value, xs: readonly Value[]): Value[] {
   return xs.map((x) => adjoint.get(x) ?? expand(scalar(0), x.shape))
 }
 
-/** The sum of what flows into one value; slices that make up the whole are put side by side instead of added. */
+/** The sum of what flows into one value; slices that do not overlap are put side by side instead of added. */
 function total(parts: readonly Value[]): Value {
   const tiles = parts.filter((p): p is Value<"Pad"> => is(p, "Pad"))
   const axis = tiles[0]?.attrs.axis
-  if (tiles.length === parts.length && tiles.length > 1 && tiles.every((t) => t.attrs.axis === axis)) {
-    const inOrder = tiles.toSorted((a, b) => a.attrs.before - b.attrs.before)
-    let end = 0
-    const adjacent = inOrder.every((t) => {
-      const fits = t.attrs.before === end
-      end += t.inputs[0]!.shape[axis!] as number
-      return fits
-    })
-    if (adjacent && end === tiles[0]!.attrs.size)
-      return concat(
-        inOrder.map((t) => t.inputs[0]!),
-        axis!,
-      )
+  if (
+    axis === undefined ||
+    tiles.length < 2 ||
+    tiles.length < parts.length ||
+    tiles.some((t) => t.attrs.axis !== axis)
+  ) {
+    return parts.reduce((a, b) => add(a, b))
   }
-  return parts.reduce((a, b) => add(a, b))
+  const { shape } = tiles[0]!
+  const zeros = (from: number, to: number) => (to > from ? [expand(scalar(0), shape.with(axis, to - from))] : [])
+  const pieces: Value[] = []
+  let end = 0
+  for (const { attrs, inputs } of tiles.toSorted((a, b) => a.attrs.before - b.attrs.before)) {
+    if (attrs.before < end) return parts.reduce((a, b) => add(a, b))
+    pieces.push(...zeros(end, attrs.before), inputs[0]!)
+    end = attrs.before + (inputs[0]!.shape[axis] as number)
+  }
+  return concat([...pieces, ...zeros(end, shape[axis] as number)], axis)
 }

@@ -115,6 +115,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   ArgMax: () => [undefined],
   Equal: flat,
   Greater: flat,
+  Detach: () => [undefined],
   OrElse: () =>
     fail(
       "E_INPUT",

@@ -134,6 +134,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   ArgMax: { lower: (w, _, ins, out) => w.node("ArgMax", ins, out, { axis: -1, keepdims: 0 }) },
   Equal: { lower: plain("Equal") },
   Greater: { lower: plain("Greater") },
+  Detach: { view: true, lower: plain("Identity") },
   OrElse: {
     lower: (w, v, [replacement, computed], out) => {
       const rows = w.node("Shape", [replacement!], w.unique(`${out}:rows`), { start: 0, end: 1 })

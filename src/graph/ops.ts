@@ -191,6 +191,9 @@ export const mean = (x: Value, axes: readonly number[], keepdims = false): Value
 /** Index of the first largest element along the last axis, int64. */
 export const argMax = (x: Value): Value => new Value("ArgMax", [x], {}, x.shape.slice(0, -1), "int64")
 
+/** The same value, which gradients take for a constant. */
+export const detach = (x: Value): Value => new Value("Detach", [x], {}, x.shape, x.dtype)
+
 /** `replacement` where it is fed; where its first axis is empty, `computed`. So an input can be left out. */
 export const orElse = (replacement: Value, computed: Value): Value =>
   replacement.shape.length === computed.shape.length

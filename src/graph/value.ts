@@ -55,6 +55,8 @@ export interface Attrs {
   ArgMax: {}
   Equal: {}
   Greater: {}
+  /** The same value, through which no gradient flows */
+  Detach: {}
   /** The first input if it is fed, that is, if its first axis is not empty; else the second */
   OrElse: {}
   Cast: { readonly to: DType }

@@ -70,6 +70,7 @@ const TABLE: { readonly [O in Op]: Evaluate<O> } = {
   ArgMax: ([x]) => loops.argMax(x!),
   Equal: b((x, y) => Number(x === y)),
   Greater: b((x, y) => Number(x > y)),
+  Detach: ([x]) => x!,
   OrElse: ([x, y]) => (x!.shape[0] ? x! : y!),
   Cast: ([x], { to }) => (to.startsWith("float") ? x! : loops.unary(Math.trunc)(x!)),
 }

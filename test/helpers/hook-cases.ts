@@ -21,6 +21,9 @@ const dual = (b: number, p: number, from: string): Record<string, Entry> => ({
   logits_per_text: { shape: [3, b], from: ["image_embeds", "text_embeds"] },
 })
 
+const SEED = { ...VIT, m: 48 } as const
+const seedOutputs = (from: string) => ({ logits: logits(5, from), pooler_output: logits(32, from) })
+
 /** Each shape of model there is, on the smallest checkpoint that has it. */
 export const HOOK_CASES: Readonly<Record<string, Case>> = {
   "hf-vit-grey-relu": { vision: VIT, outputs: { logits: logits(4, NORMED) } },
@@ -96,4 +99,21 @@ export const HOOK_CASES: Readonly<Record<string, Case>> = {
     text: TEXT,
     outputs: dual(1, 16, NORMED),
   },
+  "base-vit-no-norm": {
+    vision: { ...SEED, norm: "none", finalNorm: false },
+    outputs: seedOutputs("blocks.1.hook_resid_post"),
+  },
+  "base-vit-attention-only": {
+    vision: { ...SEED, norm: "none", finalNorm: false, attnOnly: true },
+    outputs: seedOutputs("blocks.1.hook_resid_post"),
+  },
+  "base-vit-post-norm-qknorm": {
+    vision: { ...SEED, norm: "post", lnPre: true, finalNorm: false, lnPooled: true },
+    outputs: seedOutputs("ln_pooled.hook_normalized"),
+  },
+  "base-vit-global-pool": {
+    vision: { ...SEED, T: 16, positions: 16, norm: "post", lnPre: true, finalNorm: false, lnPooled: true },
+    outputs: seedOutputs("ln_pooled.hook_normalized"),
+  },
+  "prisma-hooked-vit": { vision: { ...SEED, lnPre: true }, outputs: { logits: logits(5, NORMED) } },
 }

@@ -29,6 +29,9 @@ export interface TowerShape {
   readonly lnPre?: true
   readonly gated?: true
   readonly finalNorm?: false
+  /** Norms after attention and MLP and inside the MLP, or none; by default before attention and MLP. */
+  readonly norm?: "post" | "none"
+  readonly attnOnly?: true
   /** A norm of the pooled token [b, d]. */
   readonly lnPooled?: true
   /** A learned query attends to so many tokens. */
@@ -45,10 +48,14 @@ export function tower(s: TowerShape): Table {
     table.set(prefix + name, { shape, from: from.map((f) => prefix + f) })
     return name
   }
-  const norm = (at: string, shape: readonly number[], from: string): string => {
-    const scale = put(`${at}.hook_scale`, [...shape.slice(0, -1), 1], from)
-    return put(`${at}.hook_normalized`, shape, from, scale)
+  const norm = (at: string, shape: readonly number[], ...from: string[]): string => {
+    const scale = put(`${at}.hook_scale`, [...shape.slice(0, -1), 1], ...from)
+    return put(`${at}.hook_normalized`, shape, ...from, scale)
   }
+  /** Of what is normed there, the norm; elsewhere what it would be made of. */
+  const normedIf = (there: boolean, at: string, shape: readonly number[], ...from: string[]): string[] =>
+    there ? [norm(at, shape, ...from)] : from
+  const [before, after] = [s.norm === undefined, s.norm === "post"]
   /** Scores, pattern and what is read with it, for `queries` over `keys` tokens. */
   const attention = (at: string, queries: number, keys: number): string[] => {
     const scores = put(`${at}.hook_attn_scores`, [b, h, queries, keys], `${at}.hook_q`, `${at}.hook_k`)
@@ -64,18 +71,24 @@ export function tower(s: TowerShape): Table {
   for (let i = 0; i < s.layers; i++) {
     const at = `blocks.${i}`
     const pre = put(`${at}.hook_resid_pre`, [b, T, d], x)
-    const normed = norm(`${at}.ln1`, [b, T, d], pre)
+    const normed = normedIf(before, `${at}.ln1`, [b, T, d], pre)
     for (const kind of ["q", "k", "v"]) {
       const own = put(`${at}.hook_${kind}_input`, [b, T, h, d], pre)
-      put(`${at}.attn.hook_${kind}`, [b, T, h, e], normed, own)
+      put(`${at}.attn.hook_${kind}`, [b, T, h, e], ...normed, own)
     }
     const added = put(`${at}.hook_attn_out`, [b, T, d], ...attention(`${at}.attn`, T, T))
-    const mid = put(`${at}.hook_resid_mid`, [b, T, d], pre, added)
-    const normed2 = norm(`${at}.ln2`, [b, T, d], put(`${at}.hook_mlp_in`, [b, T, d], mid))
-    const hidden = [put(`${at}.mlp.hook_pre`, [b, T, m], normed2)]
-    if (s.gated) hidden.push(put(`${at}.mlp.hook_pre_linear`, [b, T, m], normed2))
-    const out = put(`${at}.hook_mlp_out`, [b, T, d], put(`${at}.mlp.hook_post`, [b, T, m], ...hidden))
-    x = put(`${at}.hook_resid_post`, [b, T, d], mid, out)
+    const attended = normedIf(after, `${at}.ln1`, [b, T, d], pre, added)
+    if (s.attnOnly) {
+      x = put(`${at}.hook_resid_post`, [b, T, d], ...attended)
+      continue
+    }
+    const mid = put(`${at}.hook_resid_mid`, [b, T, d], ...attended)
+    const normed2 = normedIf(before, `${at}.ln2`, [b, T, d], put(`${at}.hook_mlp_in`, [b, T, d], mid))
+    const hidden = [put(`${at}.mlp.hook_pre`, [b, T, m], ...normed2)]
+    if (s.gated) hidden.push(put(`${at}.mlp.hook_pre_linear`, [b, T, m], ...normed2))
+    const post = put(`${at}.mlp.hook_post`, [b, T, m], ...hidden)
+    const out = put(`${at}.hook_mlp_out`, [b, T, d], ...normedIf(after, `${at}.mlp.ln`, [b, T, m], post))
+    x = put(`${at}.hook_resid_post`, [b, T, d], ...normedIf(after, `${at}.ln2`, [b, T, d], mid, out))
   }
   if (s.finalNorm !== false) x = norm("ln_final", [b, T, d], x)
   if (s.attends) {

@@ -226,6 +226,11 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
   Greater: [
     { feeds: [index(3, "b", 4), index(3, 4)], graph: ops.greater, loops: loops.binary((a, b) => Number(a > b)) },
   ],
+  Detach: unary(
+    f("b", 3),
+    (x) => ops.neg(ops.detach(x)),
+    (x) => -x,
+  ),
   OrElse: [
     {
       feeds: [f("r", 2), f("b", 2)],

@@ -1,0 +1,59 @@
+/** @file Where each weight lies in the one flat vector that training carries: names, shapes and offsets. */
+import { param, reshape, slice } from "../graph/ops.ts"
+import type { Value } from "../graph/value.ts"
+import { fail } from "../errors.ts"
+import { show, size, tensor, type Tensor } from "../tensor/tensor.ts"
+
+export interface Place {
+  readonly shape: readonly number[]
+  readonly offset: number
+}
+
+/** The flat vector of all weights: one tensor to carry, clip and update instead of many. */
+export interface Layout {
+  readonly places: ReadonlyMap<string, Place>
+  /** Number of weights. */
+  readonly size: number
+}
+
+export function layout(shapes: Iterable<readonly [string, readonly number[]]>): Layout {
+  const places = new Map<string, Place>()
+  let offset = 0
+  for (const [name, shape] of shapes) {
+    places.set(name, { shape, offset })
+    offset += size(shape)
+  }
+  return { places, size: offset }
+}
+
+/** The vector as a value of the graph. */
+export const flatValue = ({ size }: Layout, name: string): Value => param(name, [size])
+
+/** One weight of the vector. */
+export function weightAt({ places }: Layout, flat: Value, name: string): Value {
+  const { shape, offset } = places.get(name) ?? fail("E_INPUT", `the layout has no weight "${name}"`)
+  return reshape(slice(flat, 0, offset, offset + size(shape)), shape)
+}
+
+/** All weights in one vector. Errors: E_MISSING_TENSORS, E_SHAPE_MISMATCH. */
+export function flatten(at: Layout, weights: ReadonlyMap<string, Tensor<"float32">>): Float32Array {
+  const out = new Float32Array(at.size)
+  for (const [name, { shape, offset }] of at.places) {
+    const t = weights.get(name) ?? fail("E_MISSING_TENSORS", `training needs the weight "${name}", which is not given`)
+    if (String(t.shape) !== String(shape)) {
+      fail("E_SHAPE_MISMATCH", `weight "${name}" is ${show(t.shape)}, the model wants ${show(shape)}`)
+    }
+    out.set(t.data, offset)
+  }
+  return out
+}
+
+/** The weights of a vector by name, as views into it. */
+export function unflatten({ places }: Layout, flat: Float32Array): Map<string, Tensor<"float32">> {
+  return new Map(
+    [...places].map(([name, { shape, offset }]) => [
+      name,
+      tensor("float32", shape, flat.subarray(offset, offset + size(shape))),
+    ]),
+  )
+}

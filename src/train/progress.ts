@@ -1,0 +1,134 @@
+/** @file How far a training run is: a bar where a person looks, else a line now and then; a step costs a look at the clock. */
+import { fail } from "../errors.ts"
+
+export interface ProgressOptions {
+  /** Steps of the whole run, and how many were done before this process began. */
+  readonly total: number
+  readonly done?: number
+  /** Images in a step. */
+  readonly batch: number
+  /** One JSON object a line in place of a bar or text. */
+  readonly json?: boolean
+  readonly stream?: ProgressStream
+  /** Seconds between two lines where there is no bar. */
+  readonly every?: number
+}
+
+/** The part of `process.stderr` that is used. */
+export type ProgressStream = NodeJS.WritableStream & { readonly isTTY?: boolean }
+
+export interface TrainingProgress {
+  /** `done` steps are done; `loss` is that of the last. */
+  update(done: number, loss: number): void
+  /** Show the last state; a bar is left as it is. */
+  stop(): void
+}
+
+/** What is shown, as numbers: images per second since the last time, seconds left at the mean speed of this process. */
+interface State {
+  readonly step: number
+  readonly total: number
+  readonly loss: number
+  readonly imagesPerSecond: number
+  readonly secondsLeft: number
+}
+
+/** Shows one state. `end`: nothing comes after it. */
+type Show = (state: State, end: boolean) => void
+
+/** Seconds between two states of a bar; more often no eye can follow. */
+const BAR_EVERY = 0.2
+
+/** Error: E_INPUT for a total that is no number of steps. */
+export async function trainingProgress(options: ProgressOptions): Promise<TrainingProgress> {
+  const { total, done: start = 0, batch, json = false, stream = process.stderr, every = 30 } = options
+  if (!Number.isSafeInteger(total) || total < start)
+    fail("E_INPUT", `progress of ${total} steps of which ${start} are done; expected at least as many`)
+  const isBar = !json && stream.isTTY === true
+  const show = isBar ? await bar(stream, total, start) : json ? jsonLines(stream) : lines(stream)
+  const pause = (isBar ? BAR_EVERY : every) * 1000
+  const began = performance.now()
+  let [shownAt, shownStep, step, lastLoss] = [began, start, start, NaN]
+  let stopped = false
+
+  const draw = (now: number, end: boolean) => {
+    const imagesPerSecond = ((step - shownStep) * batch * 1000) / (now - shownAt)
+    const secondsLeft = ((now - began) / 1000 / (step - start)) * (total - step)
+    show({ step, total, loss: lastLoss, imagesPerSecond, secondsLeft }, end)
+    ;[shownAt, shownStep] = [now, step]
+  }
+  return {
+    update(done, loss) {
+      ;[step, lastLoss] = [done, loss]
+      const now = performance.now()
+      if (now - shownAt >= pause && step > shownStep) draw(now, false)
+    },
+    stop() {
+      if (stopped) return
+      stopped = true
+      const now = performance.now()
+      // The speed of the whole, which is what the last state is for.
+      ;[shownAt, shownStep] = [began, start]
+      draw(now, true)
+    },
+  }
+}
+
+async function bar(stream: ProgressStream, total: number, start: number): Promise<Show> {
+  const { SingleBar, Presets } = await import("cli-progress")
+  const progress = new SingleBar(
+    {
+      format: "{bar} {value}/{total}  loss {loss}  {speed} images/s  {left}",
+      barsize: 24,
+      stream,
+      hideCursor: true,
+      // Its own handlers only stop the bar; those of the trainer save and end the run.
+      gracefulExit: false,
+    },
+    Presets.shades_classic,
+  )
+  progress.start(total, start, { loss: "-", speed: "-", left: "" })
+  // However the process ends, its terminal gets its cursor back.
+  const restore = () => progress.stop()
+  process.once("exit", restore)
+  return ({ step, loss, imagesPerSecond, secondsLeft }, end) => {
+    const left = end ? "" : `${duration(secondsLeft)} left`
+    progress.update(step, { loss: short(loss), speed: short(imagesPerSecond), left })
+    if (!end) return
+    restore()
+    process.removeListener("exit", restore)
+  }
+}
+
+const lines =
+  (stream: ProgressStream): Show =>
+  ({ step, total, loss, imagesPerSecond, secondsLeft }, end) => {
+    const left = end ? "" : `, ${duration(secondsLeft)} left`
+    stream.write(`step ${step}/${total}: loss ${short(loss)}, ${short(imagesPerSecond)} images/s${left}\n`)
+  }
+
+/** Numbers that JSON lacks become null. */
+const jsonLines =
+  (stream: ProgressStream): Show =>
+  ({ imagesPerSecond, secondsLeft, ...rest }) =>
+    void stream.write(
+      `${JSON.stringify({ progress: { ...rest, imagesPerSecond: round(imagesPerSecond), secondsLeft: round(secondsLeft) } })}\n`,
+    )
+
+const round = (x: number): number => Math.round(x * 10) / 10
+
+/** Four digits: 2.303, 0.04512, 1385. */
+function short(x: number): string {
+  if (!Number.isFinite(x)) return "-"
+  return Math.abs(x) >= 1000 ? String(Math.round(x)) : String(Number(x.toPrecision(4)))
+}
+
+/** "42s", "3m07s", "2h05m" */
+function duration(seconds: number): string {
+  if (!Number.isFinite(seconds)) return "?"
+  const two = (n: number) => String(n).padStart(2, "0")
+  const s = Math.round(seconds)
+  if (s < 60) return `${s}s`
+  if (s < 3600) return `${Math.floor(s / 60)}m${two(s % 60)}s`
+  return `${Math.floor(s / 3600)}h${two(Math.floor(s / 60) % 60)}m`
+}
