@@ -58,6 +58,15 @@ const EXIT = {
   E_IMAGE_DECODE: 1,
   E_IMAGE_TOO_LARGE: 1,
   E_DATASET_GONE: 1,
+  E_DATASET_EMPTY: 1,
+  E_DATASET_SCHEMA: 1,
+  E_LABEL_RANGE: 1,
+  E_IDX: 1,
+  E_GZIP: 1,
+  E_NPY_HEADER: 1,
+  E_NPY_OBJECT: 1,
+  E_PARQUET: 1,
+  E_PARQUET_TIMEOUT: 1,
   // hub and cache
   E_HUB_NOT_FOUND: 4,
   E_OFFLINE: 4,
@@ -71,6 +80,10 @@ const EXIT = {
   E_RUNTIME: 5,
   E_MEMORY_BUDGET: 5,
   E_WORKER_CRASH: 5,
+  // training
+  E_CHECKPOINT_CORRUPT: 3,
+  E_CHECKPOINT_MISMATCH: 1,
+  E_TRAIN_DIVERGED: 1,
   // output
   E_DISK_FULL: 5,
   E_IO: 5,

@@ -3,7 +3,8 @@
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander"
 import { PrismaError } from "../errors.ts"
 import { version } from "../version.ts"
-import { positiveInt, report, withModel } from "./output.ts"
+import { DEVICES } from "../runtime/devices.ts"
+import { positiveInt, report, withFormat, withModel } from "./output.ts"
 
 /** Comma-separated names, but for commas inside braces; the option may be repeated. */
 const names = (text: string, before: readonly string[] = []): string[] => [
@@ -60,6 +61,20 @@ withModel(program.command("convert"))
   .option("--tolerance <x>", "largest certified max |a - b| / max(1, max |b|)", positive, 1e-4)
   .option("--force", "replace the folder if it exists")
   .action(async (model, options) => (await import("./convert.ts")).convert(model, options))
+
+withFormat(program.command("train"))
+  .description("train a small ViT: checkpoints, logs, curves and a model in one folder")
+  .argument("<config>", "induction, circle, mnist, dsprites, cifar10, imagenet, or a config.json")
+  .requiredOption("--out <dir>", "the run's folder")
+  .option("--set <field=value>", "change a field of the config, as training.lr=1e-3; repeatable", collect)
+  .option("--data <path>", "where the dataset lies (data.path)")
+  .addOption(new Option("--variant <name>", "defaults").choices(["corrected", "seed-exact"]).default("corrected"))
+  .option("--resume", "go on from the newest checkpoint in the folder")
+  .addOption(new Option("--device <name>", "execution provider").choices(DEVICES))
+  .option("--threads <n>", "threads inside one operator", positiveInt)
+  .option("--workers <n>", "threads that decode images", positiveInt, 1)
+  .option("--track <names>", "tensorboard, trackio, wandb; metrics.jsonl is always written", names)
+  .action(async (config, options) => (await import("./train.ts")).trainCommand(config, options))
 
 withModel(program.command("demo"))
   .description("the model that this package carries, on an image that it carries")

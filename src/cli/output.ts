@@ -24,7 +24,7 @@ export function positiveInt(text: string): number {
   throw new InvalidArgumentError("It must be a whole number of at least 1.")
 }
 
-const withFormat = (command: Command): Command =>
+export const withFormat = (command: Command): Command =>
   command
     .addOption(new Option("--format <format>", "how results are printed").choices(["human", "json"]).default("human"))
     .addOption(new Option("--json", "short for --format json").implies({ format: "json" }))

@@ -111,7 +111,8 @@ async function identity({ dir, resumedAt }: RunInfo): Promise<Pick<Opening, "id"
 
 async function readIdentity(path: string): Promise<Pick<Opening, "id" | "started"> | undefined> {
   const value = await readJson(path, RULES).catch((error: unknown) => {
-    if (error instanceof PrismaError) return undefined
+    // Absent or no JSON: what knew the run by it sees a new one.
+    if (error instanceof PrismaError && error.code !== "E_IO") return undefined
     throw error
   })
   const { id, started } = (value ?? {}) as Readonly<Record<string, unknown>>

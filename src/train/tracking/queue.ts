@@ -13,7 +13,7 @@ export interface Pace {
   readonly longest: number
   /** Until a send is given up. */
   readonly timeout: number
-  /** Until an empty batch is sent. */
+  /** Between signs of life, which are empty batches; Infinity for none. */
   readonly heartbeat: number
   /** For what is left when the queue is closed. */
   readonly close: number
@@ -76,8 +76,8 @@ export function openQueue<T>(what: string, send: Send<T>, pace: Pace, warn: (mes
 
   const work = async () => {
     let tries = 0
-    // The first send, be it empty, shows at once whether all is well there.
-    let wait = 0
+    // The first sign of life shows at once whether all is well there.
+    let wait = pace.heartbeat === Infinity ? pace.every : 0
     let sentAt = -Infinity
     for (;;) {
       if (!closing || tries) await pause(wait)

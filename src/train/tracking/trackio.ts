@@ -21,6 +21,9 @@ const PACE: Pace = {
   close: 10_000,
 }
 
+/** Of one fragment, in a row; trackio's own writer makes as many. */
+const TRIES = 3
+
 /** Where trackio keeps its data. */
 function home(env: Opening["env"]): string {
   if (env["TRACKIO_DIR"]) return env["TRACKIO_DIR"]
@@ -63,11 +66,15 @@ export async function openTrackio(opening: Opening, pace = PACE): ReturnType<Ope
     async (lines) => {
       if (!lines.length) return "sent"
       const path = join(folder, `${String(files).padStart(8, "0")}.jsonl`)
-      try {
-        await writeFileAtomic(path, lines.map((line) => `${line}\n`).join(""))
-      } catch (error) {
-        if (!(error instanceof PrismaError)) throw error
-        return { why: error.message, again: true }
+      for (let tries = 1; ; tries++) {
+        try {
+          await writeFileAtomic(path, lines.map((line) => `${line}\n`).join(""))
+          break
+        } catch (error) {
+          if (!(error instanceof PrismaError)) throw error
+          // The dashboard removes folders that it has emptied, perhaps this one just now.
+          if (tries === TRIES) return { why: error.message, again: true }
+        }
       }
       files++
       return "sent"

@@ -1,0 +1,132 @@
+/** @file Checkpoints of a run: folders that are complete or not there, and the newest that can be gone on from. */
+import { readdir, rm } from "node:fs/promises"
+import { join } from "node:path"
+import { fail, PrismaError } from "../errors.ts"
+import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
+import { readJson } from "../files/json.ts"
+import { checkManifest, writeManifest } from "../files/manifest.ts"
+import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
+import { readError } from "../files/system-errors.ts"
+import { tensor, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import type { Vectors } from "./stepper.ts"
+import type { Position } from "./trainer.ts"
+
+const FORMAT = "vit-prisma checkpoint 1"
+const RULES = { limit: 2 ** 24, malformed: "E_CHECKPOINT_CORRUPT", tooLarge: "E_CHECKPOINT_CORRUPT" } as const
+
+/** What a run goes on from. */
+export interface TrainingState {
+  readonly position: Position
+  /** What must be the same where a run goes on: the config's fields, data, versions, threads; by name. */
+  readonly fingerprints: Readonly<Record<string, string | number | null>>
+  /** Best validation so far and evaluations since, where training stops early; seconds of training. */
+  readonly best: number | null
+  readonly waited: number
+  readonly seconds: number
+}
+
+export interface Saved extends TrainingState {
+  readonly folder: string
+  readonly vectors: Vectors
+}
+
+const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`
+const PATTERN = /^step-(\d{8,})$/
+
+/**
+ * Save one under `root` and return its folder: `model.safetensors` and what `model` adds, `optimizer.safetensors`,
+ * `state.json`, and the manifest last. Errors: E_OUTPUT, E_DISK_FULL, E_IO, after which nothing of it is there.
+ */
+export async function saveCheckpoint(
+  root: string,
+  state: TrainingState,
+  vectors: Readonly<Vectors>,
+  writeModel: (folder: string, weights: Float32Array) => Promise<void>,
+): Promise<string> {
+  const folder = join(root, nameOf(state.position.step))
+  const { w, ...rest } = vectors
+  const flat = (data: Float32Array): Tensor => tensor("float32", [data.length], data)
+  await publishFolder(
+    folder,
+    async (temp) => {
+      // The vector itself: what the model's file shows may be its moving average, in other shapes.
+      const kept = new Map([["w", flat(w!)], ...Object.entries(rest).map(([k, v]) => [k, flat(v)] as const)])
+      await writeSafetensors(join(temp, "optimizer.safetensors"), kept)
+      await writeModel(temp, rest["ema"] ?? w!)
+      await writeFileAtomic(join(temp, "state.json"), `${JSON.stringify({ format: FORMAT, ...state }, undefined, 2)}\n`)
+      await writeManifest(temp, { kind: "checkpoint", step: state.position.step })
+    },
+    { force: true },
+  )
+  return folder
+}
+
+/** The steps that have a folder, ascending. */
+export async function checkpointSteps(root: string): Promise<number[]> {
+  const names = await readdir(root).catch((e: NodeJS.ErrnoException) => (e.code === "ENOENT" ? [] : readError(e, root)))
+  return names.flatMap((name) => (PATTERN.test(name) ? [Number(PATTERN.exec(name)![1])] : [])).sort((a, b) => a - b)
+}
+
+/**
+ * The newest checkpoint that is whole; those that are not are told to `warn` and passed over. Undefined where there is
+ * none at all. Error: E_CHECKPOINT_CORRUPT where there are some and none is whole.
+ */
+export async function latestCheckpoint(root: string, warn: (message: string) => void): Promise<Saved | undefined> {
+  const steps = await checkpointSteps(root)
+  for (const step of steps.toReversed()) {
+    const folder = join(root, nameOf(step))
+    try {
+      return await readCheckpoint(folder)
+    } catch (error) {
+      if (!(error instanceof PrismaError)) throw error
+      warn(`passed over ${folder}: ${error.message}`)
+    }
+  }
+  if (!steps.length) return undefined
+  return fail(
+    "E_CHECKPOINT_CORRUPT",
+    `${root}: none of ${steps.length} checkpoints is whole; start again without --resume`,
+  )
+}
+
+/** Errors: E_CHECKPOINT_CORRUPT, E_INTEGRITY, those of reading files. */
+export async function readCheckpoint(folder: string): Promise<Saved> {
+  if (!(await checkManifest(folder))) {
+    fail("E_CHECKPOINT_CORRUPT", `${folder}: has no manifest.json: it was not saved to its end`, { file: folder })
+  }
+  const file = join(folder, "state.json")
+  const { format, ...state } = (await readJson(file, RULES)) as TrainingState & { format?: unknown }
+  if (format !== FORMAT) fail("E_CHECKPOINT_CORRUPT", `${file}: expected format "${FORMAT}"`, { file })
+  const { entries, stored } = await openSafetensors(join(folder, "optimizer.safetensors"))
+  const vectors: Vectors = {}
+  for (const name of entries.keys()) vectors[name] = await vectorOf(stored(name))
+  if (!vectors["w"])
+    fail("E_CHECKPOINT_CORRUPT", `${folder}/optimizer.safetensors: has no tensor "w"`, { file: folder })
+  return { ...state, folder, vectors }
+}
+
+async function vectorOf(stored: StoredTensor): Promise<Float32Array> {
+  const { dtype, data } = await readTensor(stored)
+  if (dtype === "float32") return data as Float32Array
+  return fail("E_CHECKPOINT_CORRUPT", `${stored.file}: expected float32, got ${dtype}`, { file: stored.file })
+}
+
+/** Take away all but the newest `keep`, and those that `keeps` says. */
+export async function pruneCheckpoints(root: string, keep: number, keeps: (step: number) => boolean): Promise<void> {
+  const steps = await checkpointSteps(root)
+  for (const step of steps.slice(0, Math.max(0, steps.length - keep))) {
+    if (!keeps(step)) await rm(join(root, nameOf(step)), { recursive: true, force: true })
+  }
+}
+
+/** Error: E_CHECKPOINT_MISMATCH with everything that differs. */
+export function checkSame(saved: Saved, now: TrainingState["fingerprints"]): void {
+  const names = [...new Set([...Object.keys(saved.fingerprints), ...Object.keys(now)])]
+  const differ = names.filter((name) => saved.fingerprints[name] !== now[name])
+  if (!differ.length) return
+  const list = differ.map((name) => `${name} was ${saved.fingerprints[name] ?? "absent"}, is ${now[name] ?? "absent"}`)
+  fail(
+    "E_CHECKPOINT_MISMATCH",
+    `${saved.folder} is of another run: ${list.join("; ")}; resume with the same, or use a new --out`,
+  )
+}
