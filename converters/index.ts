@@ -2,17 +2,20 @@
 import { fail } from "../src/errors.ts"
 import type { ModelConfig } from "../src/model/config.ts"
 import type { Weights } from "../src/model/scope.ts"
+import { baseVit } from "./base-vit.ts"
 import { hfClip } from "./hf-clip.ts"
 import { hfDinov2 } from "./hf-dinov2.ts"
 import { hfVit } from "./hf-vit.ts"
 import { openClip } from "./open-clip.ts"
+import { prisma } from "./prisma.ts"
 import { quote } from "../src/tensor/quote.ts"
 import { brief, ConfigReader, nearestTo } from "./reader.ts"
 import { convert, unsupportedDtype, unwrapped, type Family, type Source } from "./rules.ts"
 import { timm } from "./timm.ts"
 
-// timm before transformers: what is exported from timm names both.
-export const FAMILIES: readonly Family[] = [timm, hfVit, hfDinov2, hfClip, openClip]
+// Before transformers: what is exported from these names both. BaseViT's "architecture" is not timm's.
+const OWN: readonly Family[] = [baseVit, prisma, timm]
+export const FAMILIES: readonly Family[] = [...OWN, hfVit, hfDinov2, hfClip, openClip]
 
 const MODEL_TYPES = [
   "vit",
@@ -52,9 +55,10 @@ export function convertCheckpoint(
 }
 
 function unsupported(c: ConfigReader): never {
-  const supported = `model_type ${MODEL_TYPES.join(", ")}; ${timm.supports[0]}; ${openClip.supports[0]}`
+  const supported = `model_type ${MODEL_TYPES.join(", ")}; ${[timm, openClip, baseVit, prisma].map((f) => f.supports[0]).join("; ")}`
   if (!c.has("model_type")) {
-    const expected = "one of model_type (transformers), architecture (timm) and model_cfg (open_clip)"
+    const expected =
+      "one of model_type (transformers), architecture (timm), model_cfg (open_clip), transformer and image (BaseViT) and n_layers and d_model (HookedViT)"
     c.invalid(`expected ${expected}, got none of these keys; supported are ${supported}`)
   }
   const type = c.string("model_type")

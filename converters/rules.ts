@@ -32,6 +32,8 @@ export interface View {
   readonly transposed?: true
   /** The source's shape, where ours flattens it. */
   readonly shape?: readonly number[]
+  /** Ours is a tensor of `shape` with its axes in this order, flattened. */
+  readonly perm?: readonly number[]
 }
 
 /** Our name; views; or a known tensor that the model does not read. */
@@ -191,7 +193,7 @@ export function unsupportedDtype(name: string, dtype: string, file: string): nev
 function viewed(
   source: Tensor | StoredTensor,
   shape: readonly number[],
-  { part, transposed }: View,
+  { part, transposed, shape: from, perm }: View,
   name: string,
   file: string,
 ): Weight {
@@ -204,5 +206,5 @@ function viewed(
     "data" in source
       ? ({ ...piece, data: source.data.subarray(k * count, (k + 1) * count) } as Tensor)
       : { ...piece, file: source.file, offset: source.offset + k * bytes, length: bytes }
-  return { tensor, shape, ...(transposed && { perm: [1, 0] }) }
+  return { tensor, shape, ...(transposed && { perm: [1, 0] }), ...(perm && from && { perm, from }) }
 }

@@ -56,14 +56,14 @@ function load(root: URL, name: string): Case {
 const integersOr = (t: Stored): ArrayLike<number> =>
   t.dtype === "I64" ? Array.from(new BigInt64Array(t.bytes.buffer), Number) : floats(t)
 
-function inOurLayout({ tensor, shape, perm }: Weight): { shape: readonly number[]; data: Float64Array } {
+function inOurLayout({ tensor, shape, perm, from }: Weight): { shape: readonly number[]; data: Float64Array } {
   const stored = toFloat64(tensor as Tensor)
   if (!perm) return { shape, data: stored }
-  const [rows, columns] = shape as [number, number]
-  return {
-    shape,
-    data: stored.map((_, i) => stored[(i % columns) * rows + Math.floor(i / columns)]!),
-  }
+  // A matrix, or a matrix for each head.
+  const [columns, rows] = from?.slice(1) ?? [...shape].reverse()
+  const size = rows! * columns!
+  const at = (i: number) => Math.floor(i / size) * size + (i % columns!) * rows! + Math.floor((i % size) / columns!)
+  return { shape, data: stored.map((_, i) => stored[at(i)]!) }
 }
 
 const run = ({ config, weights, feeds }: Case, want?: (name: string) => boolean) =>

@@ -9,6 +9,7 @@ import { load } from "../runtime/node.ts"
 import type { OrtTensor } from "../runtime/ort.ts"
 import { size } from "../tensor/tensor.ts"
 import type { ExportedGraph } from "./convert.ts"
+import { nPatches } from "../model/config.ts"
 import { oracle } from "./oracle.ts"
 
 /** One exported value: `error` is max |a - b| over max(1, max |b|), of float32 a against float64 b. */
@@ -84,6 +85,8 @@ function randomInputs({ config: { vision, text } }: LoadedViT): Readonly<Record<
   const shape = [1, vision.nChannels, ...vision.imageSize]
   const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random())
   const pixels = { dtype: "float32", shape, data: Float32Array.from({ length: size(shape) }, normal) } as const
+  if (vision.reconstructs === "masked")
+    return { pixel_values: pixels, patch_mask: halfHidden(nPatches(vision), random) }
   if (!text) return { pixel_values: pixels }
   const { contextLength: t, vocabulary, pool, eosTokenId } = text
   const end = pool === "eos" ? Math.min(eosTokenId, vocabulary - 1) : vocabulary - 1
@@ -94,6 +97,13 @@ function randomInputs({ config: { vision, text } }: LoadedViT): Readonly<Record<
   )
   return { pixel_values: pixels, input_ids: { dtype: "int64", shape: [2, t], data: BigInt64Array.from(ids) } }
 }
+
+/** A mask that hides about half the patches of one image. */
+const halfHidden = (patches: number, random: () => number): Feed => ({
+  dtype: "float32",
+  shape: [1, patches],
+  data: Float32Array.from({ length: patches }, () => (random() < 0.5 ? 1 : 0)),
+})
 
 /** mulberry32: a small generator with a period of 2^32. */
 function generator(seed: number): () => number {

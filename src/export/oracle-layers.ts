@@ -97,7 +97,7 @@ export function attention(
     const own = p.at(`${name}_norm`)
     const normed =
       cfg.qkNorm && name !== "v"
-        ? layerNorm(data, cfg.eps, own.weight("weight", [e]), own.weight("bias", [e])).normalized
+        ? layerNorm(data, cfg.qkNormEps ?? cfg.eps, own.weight("weight", [e]), own.weight("bias", [e])).normalized
         : data
     return p.keep(`hook_${name}`, { shape: [1, x.shape[1]!, h, e], data: normed }).data
   }
@@ -121,6 +121,10 @@ export function attention(
     for (let i = 0; i < n; i++) z.set(seen.subarray(i * e, (i + 1) * e), (i * h + head) * e)
   }
   p.keep("hook_z", { shape: [1, n, h, e], data: z })
+  if (cfg.attnOutIdentity) {
+    if (p.wants("hook_result")) p.keep("hook_result", apart(z, cfg))
+    return { shape: [1, n, d], data: z }
+  }
   if (p.wants("hook_result")) p.keep("hook_result", results(p.at("out").weight("weight", [d, h * e]), z, cfg))
   return dense(p.at("out"), { shape: [1, n, h * e], data: z }, d, cfg.attnOutBias)
 }
@@ -148,6 +152,16 @@ function results(w: Numbers, z: Float64Array, cfg: StackConfig): Array64 {
   return { shape: [1, n, h, d], data }
 }
 
+/** Without an output projection each head writes its z where it stands, and zeros beside it. */
+function apart(z: Float64Array, { nHeads: h, dHead: e, dModel: d }: StackConfig): Array64 {
+  const data = new Float64Array(z.length * h)
+  for (const [i, value] of z.entries()) {
+    const [token, column] = [Math.floor(i / d), i % d]
+    data[(token * h + Math.floor(column / e)) * d + column] = value
+  }
+  return { shape: [1, z.length / d, h, d], data }
+}
+
 /** Dense, activation (of the gate, times the other half, where there is one: arXiv:2002.05202), dense. */
 export function mlp(p: Part, cfg: StackConfig, x: Array64): Array64 {
   const pre = p.keep("hook_pre", dense(p.at("in"), x, cfg.dMlp, cfg.mlpBias))
@@ -157,21 +171,28 @@ export function mlp(p: Part, cfg: StackConfig, x: Array64): Array64 {
     const other = p.keep("hook_pre_linear", dense(p.at("linear"), x, cfg.dMlp, cfg.mlpBias)).data
     for (let i = 0; i < post.length; i++) post[i]! *= other[i]!
   }
-  return dense(p.at("out"), p.keep("hook_post", { shape: pre.shape, data: post }), cfg.dModel, cfg.mlpBias)
+  const hidden = p.keep("hook_post", { shape: pre.shape, data: post })
+  const read = cfg.norm === "post" ? norm(p.at("ln"), cfg.eps, hidden) : hidden
+  return dense(p.at("out"), read, cfg.dModel, cfg.mlpBias)
 }
 
-/** A pre-norm block on the residual stream [1, t, d]. */
+/** A block on the residual stream [1, t, d]; `norm` says whether its norms stand before, after or not at all. */
 export function block(p: Part, cfg: StackConfig, x: Array64, options: { causal?: boolean } = {}): Array64 {
+  const [pre, post] = [cfg.norm === undefined || cfg.norm === "pre", cfg.norm === "post"]
   p.keep("hook_resid_pre", x)
-  const normed = norm(p.at("ln1"), cfg.eps, x)
+  const normed = pre ? norm(p.at("ln1"), cfg.eps, x) : x
   for (const name of ["hook_q_input", "hook_k_input", "hook_v_input"]) {
     if (p.wants(name)) p.keep(name, forEachHead(x, cfg.nHeads))
   }
   const attended = attention(p.at("attn"), cfg, normed, normed, options)
-  const mid = p.keep("hook_resid_mid", sum(x, p.keep("hook_attn_out", layerScale(p.at("ls1"), cfg, attended))))
+  const attnSum = sum(x, p.keep("hook_attn_out", layerScale(p.at("ls1"), cfg, attended)))
+  const mid = post ? norm(p.at("ln1"), cfg.eps, attnSum) : attnSum
+  if (cfg.attnOnly) return p.keep("hook_resid_post", mid)
+  p.keep("hook_resid_mid", mid)
   p.keep("hook_mlp_in", mid)
-  const made = mlp(p.at("mlp"), cfg, norm(p.at("ln2"), cfg.eps, mid))
-  return p.keep("hook_resid_post", sum(mid, p.keep("hook_mlp_out", layerScale(p.at("ls2"), cfg, made))))
+  const made = mlp(p.at("mlp"), cfg, pre ? norm(p.at("ln2"), cfg.eps, mid) : mid)
+  const mlpSum = sum(mid, p.keep("hook_mlp_out", layerScale(p.at("ls2"), cfg, made)))
+  return p.keep("hook_resid_post", post ? norm(p.at("ln2"), cfg.eps, mlpSum) : mlpSum)
 }
 
 /** [1, t, d] repeated as [1, t, h, d]. */

@@ -79,8 +79,10 @@ export const ACTIVATION: { readonly [A in Activation]: (x: number) => number } =
   gelu_tanh: (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x))),
   quick_gelu: (x) => x * sigmoid(1.702 * x),
   relu: (x) => Math.max(x, 0),
+  leaky_relu: (x) => (x < 0 ? 0.01 * x : x),
   silu: (x) => x * sigmoid(x),
   tanh: Math.tanh,
+  linear: (x) => x,
 }
 
 /**

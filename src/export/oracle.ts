@@ -15,6 +15,8 @@ export interface Feeds {
   readonly pixel_values: { readonly shape: readonly number[]; readonly data: ArrayLike<number> }
   /** [texts, tokens]; of a dual encoder. */
   readonly input_ids?: { readonly shape: readonly number[]; readonly data: ArrayLike<number | bigint> }
+  /** [batch, patches], of a masked autoencoder; without it no patch is hidden. */
+  readonly patch_mask?: { readonly shape: readonly number[]; readonly data: ArrayLike<number> }
 }
 
 export interface OracleOptions {
@@ -46,7 +48,7 @@ export function oracle(
   const outputs = new Map<string, Array64>()
   const images = imagesOf(vision, feeds.pixel_values)
   for (const [i, pixels] of images.entries()) {
-    const seen = see(place(i, images.length), config, pixels)
+    const seen = see(place(i, images.length), config, pixels, hidden(vision, feeds, i))
     for (const name of vision.outputs) put(outputs, name, made(seen, name), i, images.length)
   }
   if (text && dual) {
@@ -88,6 +90,13 @@ function imagesOf(cfg: VisionConfig, { shape, data }: Feeds["pixel_values"]): Fl
   return Array.from({ length: n }, (_, i) => Float64Array.from({ length: size }, (_, at) => data[i * size + at]!))
 }
 
+/** The `i`-th image's part of the mask, where the model hides patches. */
+function hidden(cfg: VisionConfig, { patch_mask: mask }: Feeds, i: number): readonly number[] | undefined {
+  if (cfg.reconstructs !== "masked" || !mask) return undefined
+  const patches = mask.shape[1]!
+  return Array.from({ length: patches }, (_, at) => mask.data[i * patches + at]!)
+}
+
 function textsOf(cfg: TextConfig, ids: Feeds["input_ids"]): number[][] {
   if (!ids) return fail("E_INPUT", "input_ids is missing, the model has a text tower")
   const [n = 0, t = 0, ...more] = ids.shape
@@ -102,9 +111,16 @@ function textsOf(cfg: TextConfig, ids: Feeds["input_ids"]): number[][] {
 }
 
 /** The vision tower on one image [c, H, W]: whatever its library can return of it. */
-function see(p: Part, config: ModelConfig, pixels: Float64Array): Map<VisionOutput, Array64> {
+function see(
+  p: Part,
+  config: ModelConfig,
+  pixels: Float64Array,
+  mask: readonly number[] | undefined,
+): Map<VisionOutput, Array64> {
   const cfg = config.vision
-  const patches = p.keep("hook_embed", dense(p.at("embed", "proj"), cut(cfg, pixels), cfg.dModel, cfg.patchBias))
+  const cutUp = cut(cfg, pixels)
+  const seen = p.keep("hook_embed", dense(p.at("embed", "proj"), cutUp, cfg.dModel, cfg.patchBias))
+  const patches = mask ? withMask(p, cfg, seen, mask) : seen
   let x = p.keep("hook_full_embed", withTokens(p, cfg, patches, cfg.positionsAntialiased)) // [1, T, d]
   if (cfg.lnPre) x = p.keep("hook_ln_pre", norm(p.at("ln_pre"), cfg.eps, x))
   for (let i = 0; i < cfg.nLayers; i++) x = block(p.at("blocks", i), cfg, x)
@@ -128,6 +144,13 @@ function cut({ imageSize, patchSize, nChannels: c }: VisionConfig, pixels: Float
     }
   }
   return { shape: [1, data.length / size, size], data }
+}
+
+/** m of the learned token and 1 - m of each patch. */
+function withMask(p: Part, { dModel: d }: VisionConfig, { shape, data }: Array64, mask: readonly number[]): Array64 {
+  const token = p.at("embed").weight("mask", [d])
+  const share = (i: number) => mask[Math.floor(i / d)]!
+  return { shape, data: data.map((v, i) => v * (1 - share(i)) + token[i % d]! * share(i)) }
 }
 
 /** Learned tokens before the patches [1, P, d], and positions where the table has a row. */
@@ -167,6 +190,15 @@ function withTokens(p: Part, cfg: VisionConfig, patches: Array64, antialias: boo
 /** What follows the final norm, of the tokens [1, T, d]. */
 function heads(p: Part, cfg: VisionConfig, tokens: Array64): Map<VisionOutput, Array64> {
   const outputs = new Map<VisionOutput, Array64>()
+  if (cfg.reconstructs) {
+    const before = cfg.prefix.reduce((n, { count }) => n + count, 0) * cfg.dModel
+    const data = tokens.data.subarray(before)
+    const patches = { shape: [1, data.length / cfg.dModel, cfg.dModel], data }
+    return outputs.set(
+      "reconstruction",
+      dense(p.at("head"), patches, cfg.nChannels * cfg.patchSize[0] * cfg.patchSize[1], true),
+    )
+  }
   if (cfg.pool === "none") return outputs
   if (cfg.pool === "distilled") {
     // DeiT (arXiv:2012.12877): class and distillation token under a head each, and their mean.

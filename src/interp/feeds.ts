@@ -3,22 +3,39 @@ import { fail } from "../errors.ts"
 import type { Shape } from "../graph/dims.ts"
 import type { ModelConfig } from "../model/config.ts"
 import { inputShapes } from "../model/model.ts"
-import { expectFloat32, float32, int64, show, type Tensor } from "../tensor/tensor.ts"
+import { expectFloat32, float32, int64, show, size, type Tensor } from "../tensor/tensor.ts"
 
-/** Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]. */
-export type ModelInput = Tensor | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor }
+/**
+ * Images [b, c, H, W] (or one [c, H, W]) float32; of a dual encoder also `input_ids` [n, t]; of a masked autoencoder
+ * `patch_mask` [b, P] float32, 1 where a patch is hidden, without which none is.
+ */
+export type ModelInput =
+  | Tensor
+  | { readonly pixel_values?: Tensor; readonly input_ids?: Tensor; readonly patch_mask?: Tensor }
 
 /** The model's inputs by name. Errors: E_INPUT for wrong dtypes, lengths and ids. */
 export function inputValues(config: ModelConfig, given: ModelInput): Record<string, Tensor> {
   const object = typeof given === "object" && given !== null
-  const { pixel_values, input_ids } =
-    object && !("data" in given) ? given : { pixel_values: given, input_ids: undefined }
+  const { pixel_values, input_ids, patch_mask } =
+    object && !("data" in given) ? given : { pixel_values: given, input_ids: undefined, patch_mask: undefined }
   const wanted = inputShapes(config)
   if (input_ids && !wanted["input_ids"]) fail("E_INPUT", "input_ids were given; this model has no text tower")
+  if (patch_mask && !wanted["patch_mask"]) fail("E_INPUT", "patch_mask was given; this model hides no patches")
+  const images = pixel_values || !object ? asImages(pixel_values, wanted["pixel_values"]!) : undefined
   return {
-    ...((pixel_values || !object) && { pixel_values: asImages(pixel_values, wanted["pixel_values"]!) }),
+    ...(images && { pixel_values: images }),
     ...(input_ids && { input_ids: asIds(input_ids, config.text!) }),
+    ...(images && wanted["patch_mask"] && { patch_mask: asMask(patch_mask, images, wanted["patch_mask"]) }),
   }
+}
+
+function asMask(given: unknown, images: Tensor, [, patches]: Shape): Tensor {
+  const shape = [images.shape[0]!, patches as number]
+  if (given === undefined) return float32(shape, new Float32Array(size(shape)))
+  const mask = expectFloat32(given, "patch_mask")
+  return String(mask.shape) === String(shape)
+    ? mask
+    : fail("E_INPUT", `patch_mask must be [images, patches] ${show(shape)}, got ${show(mask.shape)}`)
 }
 
 function asImages(given: unknown, wanted: Shape): Tensor {

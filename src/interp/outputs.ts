@@ -12,6 +12,7 @@ const NAMES = [
   "logits_per_text",
   "cls_logits",
   "distillation_logits",
+  "reconstruction",
 ] as const
 
 /** Outputs and hooks that were asked for. An output that this model lacks is an error (E_HOOK) when it is read. */

@@ -1,7 +1,7 @@
 /** @file Weights in TransformerLens' names and orientation, made on request from the stored layout. */
 import { fail, nearest } from "../errors.ts"
 import type { ModelConfig, StackConfig } from "../model/config.ts"
-import type { Weight, Weights } from "../model/scope.ts"
+import { permutedFrom, type Weight, type Weights } from "../model/scope.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
 import { float32, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 
@@ -59,12 +59,10 @@ function blockNames(prefix: string, { nLayers, nHeads: h, dHead: e, dModel: d }:
 type Read = (stored: StoredTensor) => Promise<Tensor>
 
 /** A weight's values as float32 in our stored shape. */
-export async function weightValues({ tensor, shape, perm }: Weight, read: Read): Promise<Tensor<"float32">> {
-  const loaded = "data" in tensor ? tensor : await read(tensor)
-  const values = toFloat32(loaded)
-  if (!perm) return float32(shape, values)
-  const stored = perm.map((_, i) => shape[perm.indexOf(i)]!)
-  return permuted(float32(stored, values), perm)
+export async function weightValues(weight: Weight, read: Read): Promise<Tensor<"float32">> {
+  const { tensor, shape, perm } = weight
+  const values = toFloat32("data" in tensor ? tensor : await read(tensor))
+  return float32(shape, perm ? permuted(float32(permutedFrom(weight), values), perm).data : values)
 }
 
 export async function namedWeight(

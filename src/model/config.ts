@@ -1,9 +1,24 @@
 /** @file What a model is, as plain data: the two towers' sizes and options, in our own field names. */
 
 /** How a checkpoint's library writes its activation function; the values are what `activations` in layers.ts makes. */
-export type Activation = "gelu" | "gelu_tanh" | "quick_gelu" | "relu" | "silu" | "tanh"
+export type Activation = "gelu" | "gelu_tanh" | "quick_gelu" | "relu" | "leaky_relu" | "silu" | "tanh" | "linear"
 
-/** A stack of pre-norm transformer blocks: both towers have one. */
+/**
+ * What is dropped in training, each a probability in [0, 1): values of the patch embedding, of the tokens with their
+ * positions, of the attention pattern, of what attention gives, of the MLP after its activation and at its end;
+ * `path`, a block's whole addition to one image's stream, grows from 0 at the first block to this at the last
+ * (arXiv:1603.09382).
+ */
+export interface DropRates {
+  readonly patch: number
+  readonly position: number
+  readonly attention: number
+  readonly proj: number
+  readonly mlp: number
+  readonly path: number
+}
+
+/** A stack of transformer blocks: both towers have one. Of the options that may be absent none is there then. */
 export interface StackConfig {
   readonly nLayers: number
   /** Width of the residual stream. */
@@ -23,6 +38,18 @@ export interface StackConfig {
   readonly qkNorm: boolean
   /** A learned factor per channel on what attention and MLP add (arXiv:2103.17239). */
   readonly layerScale: boolean
+  /**
+   * Where a block norms: what attention and MLP read ("pre", the default); the stream after each has been added to it,
+   * and the MLP's hidden values, as Prisma's first ViT ("post"); nowhere ("none").
+   */
+  readonly norm?: "pre" | "post" | "none"
+  /** Blocks of attention alone. */
+  readonly attnOnly?: boolean
+  /** The heads' outputs side by side are what attention adds: no output projection. */
+  readonly attnOutIdentity?: boolean
+  /** Epsilon of q and k norm where it is not `eps`. */
+  readonly qkNormEps?: number
+  readonly drop?: DropRates
 }
 
 /** Learned tokens before the patches, in the checkpoint's own order. */
@@ -48,6 +75,7 @@ export type VisionOutput =
   | "image_embeds"
   | "cls_logits"
   | "distillation_logits"
+  | "reconstruction"
 
 export interface VisionConfig extends StackConfig {
   /** [height, width] in pixels. */
@@ -80,6 +108,11 @@ export interface VisionConfig extends StackConfig {
   readonly dProjection: number
   /** `last_hidden_state` before the final norm (transformers' CLIP) rather than after it. */
   readonly rawHiddenState: boolean
+  /**
+   * `reconstruction`: a linear head gives each patch's c * ph * pw pixels. "masked": patches that the input `patch_mask`
+   * [b, P] marks with 1 are replaced by a learned token (arXiv:2111.09886).
+   */
+  readonly reconstructs?: "all" | "masked"
   readonly outputs: readonly VisionOutput[]
 }
 

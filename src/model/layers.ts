@@ -1,10 +1,11 @@
 /**
- * @file What both towers are made of: norm, attention, MLP and the pre-norm block, with TransformerLens' hooks.
+ * @file What both towers are made of: norm, attention, MLP and the blocks, with TransformerLens' hooks.
  *
  * b batch, T tokens, h heads, e head width, d model width, m MLP width.
  */
 import {
   add,
+  constant,
   div,
   expand,
   gelu,
@@ -14,6 +15,7 @@ import {
   matmul,
   mean,
   mul,
+  neg,
   quickGelu,
   relu,
   reshape,
@@ -28,6 +30,7 @@ import {
 } from "../graph/ops.ts"
 import type { Dim } from "../graph/dims.ts"
 import type { Value } from "../graph/value.ts"
+import { float32 } from "../tensor/tensor.ts"
 import type { Activation, StackConfig } from "./config.ts"
 import type { Scope } from "./scope.ts"
 
@@ -36,8 +39,10 @@ export const activations: { readonly [A in Activation]: (x: Value) => Value } = 
   gelu_tanh: (x) => gelu(x, "tanh"),
   quick_gelu: quickGelu,
   relu,
+  leaky_relu: (x) => sub(relu(x), mul(relu(neg(x)), scalar(0.01))), // torch's slope
   silu: (x) => mul(x, sigmoid(x)),
   tanh,
+  linear: (x) => x,
 }
 
 /** LayerNorm (arXiv:1607.06450) over the last axis; opened into its steps only where `hook_scale` is written. */
@@ -75,27 +80,49 @@ export function attention(s: Scope, cfg: StackConfig, from: AttentionInput, mask
       cfg.qkvBias ? s.at(which).param("bias", [h * e]) : undefined,
     ]
     const y = perHead ? headwise(x, w, bias, cfg) : reshape(linear(x, w, bias), [...x.shape.slice(0, 2), h, e])
-    const normed = cfg.qkNorm && which !== "v" ? plainNorm(s.at(`${which}_norm`), cfg.eps, y) : y
+    const normed = cfg.qkNorm && which !== "v" ? plainNorm(s.at(`${which}_norm`), cfg.qkNormEps ?? cfg.eps, y) : y
     return s.hook(`hook_${which}`, normed) // [b, T, h, e]
   }
   const [q, k, v] = [project("q"), project("k"), project("v")]
   const scaled = mul(matmul(transpose(q, [0, 2, 1, 3]), transpose(k, [0, 2, 3, 1])), scalar(1 / Math.sqrt(e)))
   const scores = s.hook("hook_attn_scores", mask ? add(scaled, mask) : scaled)
   const pattern = s.hook("hook_pattern", softmax(scores)) // [b, h, query, key]
-  const z = s.hook("hook_z", transpose(matmul(pattern, transpose(v, [0, 2, 1, 3])), [0, 2, 1, 3])) // [b, T, h, e]
+  const kept = s.drop("drop_pattern", pattern, cfg.drop?.attention, "element")
+  const z = s.hook("hook_z", transpose(matmul(kept, transpose(v, [0, 2, 1, 3])), [0, 2, 1, 3])) // [b, T, h, e]
+  return s.drop("drop_out", attentionOut(s, cfg, z), cfg.drop?.proj, "element")
+}
 
+/** What the heads found [b, T, h, e] through the output projection: [b, T, d]. */
+function attentionOut(s: Scope, cfg: StackConfig, z: Value): Value {
+  const { nHeads: h, dHead: e, dModel: d } = cfg
   const out = s.at("out")
-  const [w, bias] = [out.param("weight", [d, h * e]), cfg.attnOutBias ? out.param("bias", [d]) : undefined]
-  if (!s.reads("hook_result") && !s.writes("hook_result"))
-    return linear(reshape(z, [...z.shape.slice(0, 2), h * e]), w, bias)
-  const perHead = transpose(reshape(w, [d, h, e]), [1, 2, 0]) // [h, e, d]
-  const result = transpose(matmul(transpose(z, [0, 2, 1, 3]), perHead), [0, 2, 1, 3]) // [b, T, h, d]
+  const w = cfg.attnOutIdentity ? undefined : out.param("weight", [d, h * e])
+  const bias = w && cfg.attnOutBias ? out.param("bias", [d]) : undefined
+  const joined = () => {
+    const flat = reshape(z, [...z.shape.slice(0, 2), h * e])
+    return w ? linear(flat, w, bias) : flat
+  }
+  if (!s.reads("hook_result") && !s.writes("hook_result")) return joined()
+  const result = w ? projected(z, w, cfg) : apart(z, cfg) // [b, T, h, d]
   if (!s.writes("hook_result")) {
     s.readOnly("hook_result", result)
-    return linear(reshape(z, [...z.shape.slice(0, 2), h * e]), w, bias)
+    return joined()
   }
   const total = sum(s.hook("hook_result", result), [2])
   return bias ? add(total, bias) : total
+}
+
+/** Each head's z through its columns of the output weight [d, h * e]. */
+function projected(z: Value, w: Value, { nHeads: h, dHead: e, dModel: d }: StackConfig): Value {
+  const perHead = transpose(reshape(w, [d, h, e]), [1, 2, 0]) // [h, e, d]
+  return transpose(matmul(transpose(z, [0, 2, 1, 3]), perHead), [0, 2, 1, 3])
+}
+
+/** Each head's z at its place among zeros. */
+function apart(z: Value, { nHeads: h, dHead: e }: StackConfig): Value {
+  const [b, t] = z.shape as [Dim, Dim]
+  const eye = Float32Array.from({ length: h * h }, (_, i) => (i % (h + 1) ? 0 : 1))
+  return reshape(mul(reshape(z, [b, t, h, 1, e]), constant(float32([h, h, 1], eye))), [b, t, h, h * e])
 }
 
 /** Each head's own stream [b, T, h, d] through its rows of a weight [h * e, d]: [b, T, h, e]. */
@@ -117,35 +144,47 @@ export function mlp(s: Scope, cfg: StackConfig, x: Value): Value {
   const pre = s.hook("hook_pre", dense(s.at("in"), x, m, mlpBias)) // [b, T, m]
   const active = activations[cfg.activation](pre)
   const gated = cfg.gatedMlp ? mul(active, s.hook("hook_pre_linear", dense(s.at("linear"), x, m, mlpBias))) : active
-  return dense(s.at("out"), s.hook("hook_post", gated), d, mlpBias)
+  const post = s.drop("drop_post", s.hook("hook_post", gated), cfg.drop?.mlp, "element")
+  const read = cfg.norm === "post" ? norm(s.at("ln"), cfg.eps, post) : post
+  return s.drop("drop_out", dense(s.at("out"), read, d, mlpBias), cfg.drop?.mlp, "element")
 }
 
-/** A pre-norm transformer block on the residual stream [b, T, d]. */
-export function block(s: Scope, cfg: StackConfig, input: Value, mask?: Value): Value {
+/** Block number `i`, on the residual stream [b, T, d]. */
+export function block(stack: Scope, cfg: StackConfig, i: number, input: Value, mask?: Value): Value {
+  const s = stack.at("blocks", i)
+  const normed = (where: "pre" | "post", at: string, x: Value) =>
+    (cfg.norm ?? "pre") === where ? norm(s.at(at), cfg.eps, x) : x
+  const path = ((cfg.drop?.path ?? 0) * i) / Math.max(1, cfg.nLayers - 1)
+
   const residPre = s.hook("hook_resid_pre", input)
-  const added = attention(s.at("attn"), cfg, attentionInput(s, cfg, residPre), mask)
-  const attnOut = s.hook("hook_attn_out", layerScale(s.at("ls1"), cfg, added))
-  const residMid = s.hook("hook_resid_mid", add(residPre, attnOut))
-  const mlpIn = s.hook("hook_mlp_in", residMid)
-  const mlpOut = s.hook(
-    "hook_mlp_out",
-    layerScale(s.at("ls2"), cfg, mlp(s.at("mlp"), cfg, norm(s.at("ln2"), cfg.eps, mlpIn))),
-  )
-  return s.hook("hook_resid_post", add(residMid, mlpOut))
+  const found = attention(s.at("attn"), cfg, attentionInput(s, cfg, residPre), mask)
+  const attnOut = s.hook("hook_attn_out", layerScale(s.at("ls1"), cfg, found))
+  const attended = normed("post", "ln1", add(residPre, s.drop("drop_attn_path", attnOut, path, "sample")))
+  if (cfg.attnOnly) return s.hook("hook_resid_post", attended)
+
+  const residMid = s.hook("hook_resid_mid", attended)
+  const made = mlp(s.at("mlp"), cfg, normed("pre", "ln2", s.hook("hook_mlp_in", residMid)))
+  const mlpOut = s.hook("hook_mlp_out", layerScale(s.at("ls2"), cfg, made))
+  const added = add(residMid, s.drop("drop_mlp_path", mlpOut, path, "sample"))
+  return s.hook("hook_resid_post", normed("post", "ln2", added))
 }
 
 /**
- * The normed stream that q, k and v read. A split input is the residual stream repeated for each head, before the
- * norm; written, it takes a norm of its own, and ln1's hooks belong to what is not split.
+ * The stream that q, k and v read, normed in a pre-norm block. A split input is the residual stream repeated for each
+ * head, before the norm; written, it takes a norm of its own, and ln1's hooks belong to what is not split.
  */
 function attentionInput(s: Scope, cfg: StackConfig, residPre: Value): AttentionInput {
-  const shared = norm(s.at("ln1"), cfg.eps, residPre)
+  const pre = (cfg.norm ?? "pre") === "pre"
+  const shared = pre ? norm(s.at("ln1"), cfg.eps, residPre) : residPre
   const [b, t, d] = residPre.shape as [Dim, Dim, number]
   return (which) => {
     const name = `hook_${which}_input`
     if (!s.reads(name) && !s.writes(name)) return { x: shared, perHead: false }
     const copies = expand(reshape(residPre, [b, t, 1, d]), [b, t, cfg.nHeads, d]) // [b, T, h, d]
-    if (s.writes(name)) return { x: plainNorm(s.at("ln1"), cfg.eps, s.hook(name, copies)), perHead: true }
+    if (s.writes(name)) {
+      const own = s.hook(name, copies)
+      return { x: pre ? plainNorm(s.at("ln1"), cfg.eps, own) : own, perHead: true }
+    }
     s.readOnly(name, copies)
     return { x: shared, perHead: false }
   }

@@ -8,10 +8,15 @@ import { show, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 /** A checkpoint's tensor under our name: its bytes, or rows of them, as `shape`; where ours is the transpose, `perm`. */
 export interface Weight {
   readonly tensor: Tensor | StoredTensor
-  /** The shape after `perm`. */
   readonly shape: readonly number[]
   readonly perm?: readonly number[]
+  /** What `perm` is of; without it the shape that gives `shape`. */
+  readonly from?: readonly number[]
 }
+
+/** The shape that `perm`, if there is one, is applied to. */
+export const permutedFrom = ({ shape, perm, from }: Weight): readonly number[] =>
+  from ?? (perm ? perm.map((_, i) => shape[perm.indexOf(i)]!) : shape)
 
 export type Weights = ReadonlyMap<string, Weight>
 
@@ -23,7 +28,27 @@ export interface Requests {
   writes(name: string): boolean
   /** What downstream uses in place of `value`. */
   write(name: string, value: Value): Value
+  /**
+   * In training: `value` times a mask of `maskShape(kind, value.shape)`, 0 with probability `rate` and else
+   * 1 / (1 - rate). Without it nothing is dropped. Asked once for each name, and only for rates above 0.
+   */
+  drop?(name: string, value: Value, rate: number, kind: DropKind): Value
+  /** In training: the value that stands for a weight. Without it, weights are those the scope was given. */
+  weight?(name: string, shape: readonly number[]): Value
 }
+
+/** What is dropped together: each element alone, all of one token, all of one image. */
+export type DropKind = "element" | "token" | "sample"
+
+const MASK_AXES: { readonly [K in DropKind]: (axis: number) => boolean } = {
+  element: () => true,
+  token: (axis) => axis < 2,
+  sample: (axis) => axis < 1,
+}
+
+/** The shape of the mask that drops so from a value [b, T, ...]: 1 along the axes that fall together. */
+export const maskShape = (kind: DropKind, shape: Shape): Shape =>
+  shape.map((d, axis) => (MASK_AXES[kind](axis) ? d : 1))
 
 export const noRequests: Requests = { reads: () => false, writes: () => false, write: (_, value) => value }
 
@@ -86,6 +111,11 @@ export class Scope {
     this.hooks.set(full, { computed: value, value })
   }
 
+  /** `value` with some of it dropped, where the graph is built to train. */
+  drop(name: string, value: Value, rate: number | undefined, kind: DropKind): Value {
+    return rate ? (this.#requests.drop?.(this.#prefix + name, value, rate, kind) ?? value) : value
+  }
+
   reads(name: string): boolean {
     return this.#requests.reads(this.#prefix + name)
   }
@@ -95,15 +125,14 @@ export class Scope {
   }
 
   #make(name: string, shape: readonly number[]): Value {
-    if (!this.#weights) return param(name, shape)
+    if (!this.#weights) return this.#requests.weight?.(name, shape) ?? param(name, shape)
     const weight = this.#weights.get(name) ?? fail("E_MISSING_TENSORS", `the checkpoint has no weight "${name}"`)
     const { tensor, perm } = weight
     if (String(weight.shape) !== String(shape)) {
       fail("E_SHAPE_MISMATCH", `weight "${name}" is ${show(weight.shape)}, the config wants ${show(shape)}`)
     }
-    const stored = perm ? perm.map((_, i) => shape[perm.indexOf(i)]!) : shape
-    const value = cast(reshape(param(name, tensor.shape, tensor), stored), "float32")
-    return perm ? transpose(value, perm) : value
+    const value = cast(reshape(param(name, tensor.shape, tensor), permutedFrom(weight)), "float32")
+    return perm ? reshape(transpose(value, perm), shape) : value
   }
 }
 

@@ -3,7 +3,21 @@
  *
  * Tokens are the prefix (class, distillation, registers) and then the patches, row by row.
  */
-import { add, concat, constant, expand, mean, mul, reshape, scalar, select, slice, transpose } from "../graph/ops.ts"
+import type { Dim } from "../graph/dims.ts"
+import {
+  add,
+  concat,
+  constant,
+  expand,
+  mean,
+  mul,
+  reshape,
+  scalar,
+  select,
+  slice,
+  sub,
+  transpose,
+} from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
 import { float32 } from "../tensor/tensor.ts"
 import { grid, nPatches, nPrefix, type VisionConfig, type VisionOutput } from "./config.ts"
@@ -11,11 +25,13 @@ import { activations, attention, block, dense, mlp, norm } from "./layers.ts"
 import { resamplePositions } from "./resample.ts"
 import type { Scope } from "./scope.ts"
 
+type VisionValues = Partial<Record<VisionOutput, Value>>
+
 /** Pixels [b, c, H, W] to whatever the checkpoint's library returns; more than that is reached through the hooks. */
-export function vit(s: Scope, cfg: VisionConfig, pixels: Value): Partial<Record<VisionOutput, Value>> {
-  let x = embed(s, cfg, pixels) // [b, T, d]
+export function vit(s: Scope, cfg: VisionConfig, pixels: Value, masked?: Value): VisionValues {
+  let x = s.drop("drop_embed", embed(s, cfg, pixels, masked), cfg.drop?.position, "element") // [b, T, d]
   if (cfg.lnPre) x = s.hook("hook_ln_pre", norm(s.at("ln_pre"), cfg.eps, x))
-  for (let i = 0; i < cfg.nLayers; i++) x = block(s.at("blocks", i), cfg, x)
+  for (let i = 0; i < cfg.nLayers; i++) x = block(s, cfg, i, x)
   const normed = cfg.lnFinal ? norm(s.at("ln_final"), cfg.eps, x) : x
 
   const all = { ...heads(s, cfg, normed), last_hidden_state: cfg.rawHiddenState ? x : normed }
@@ -23,8 +39,10 @@ export function vit(s: Scope, cfg: VisionConfig, pixels: Value): Partial<Record<
 }
 
 /** Patches, prefix tokens and positions: [b, T, d]. */
-function embed(s: Scope, cfg: VisionConfig, pixels: Value): Value {
-  const patches = s.hook("hook_embed", patchEmbed(s.at("embed"), cfg, pixels)) // [b, P, d]
+function embed(s: Scope, cfg: VisionConfig, pixels: Value, masked: Value | undefined): Value {
+  const seen = s.hook("hook_embed", dense(s.at("embed", "proj"), cutPatches(cfg, pixels), cfg.dModel, cfg.patchBias))
+  const kept = s.drop("drop_patches", seen, cfg.drop?.patch, "element") // [b, P, d]
+  const patches = masked ? replaced(s.at("embed"), kept, masked) : kept
   const tokens = cfg.prefix.map(({ name, count }) => {
     const learned = s.at("embed").param(name, [count, cfg.dModel])
     return expand(reshape(learned, [1, count, cfg.dModel]), [patches.shape[0]!, count, cfg.dModel])
@@ -57,18 +75,30 @@ const hasPosition = (cfg: VisionConfig) => (token: { name: string }) => cfg.posi
 
 const zeros = (rows: number, d: number): Value => constant(float32([rows, d], new Float32Array(rows * d)))
 
-/** A convolution whose stride is its kernel: cut into patches, project each. */
-function patchEmbed(s: Scope, cfg: VisionConfig, pixels: Value): Value {
+/** Where `masked` [b, P] is 1, the learned token stands for the patch. */
+function replaced(s: Scope, patches: Value, masked: Value): Value {
+  const [b, p, d] = patches.shape as [Dim, Dim, number]
+  const there = reshape(masked, [b, p, 1])
+  return add(mul(patches, sub(scalar(1), there)), mul(there, s.param("mask", [1, d])))
+}
+
+/** The patches of pixels [b, c, H, W], row by row, each as a convolution's kernel sees it: [b, P, c * ph * pw]. */
+export function cutPatches(cfg: VisionConfig, pixels: Value): Value {
   const [gh, gw] = grid(cfg)
   const [ph, pw] = cfg.patchSize
   const [b, c] = [pixels.shape[0]!, cfg.nChannels]
   const read = slice(slice(pixels, 2, 0, gh * ph), 3, 0, gw * pw)
   const cut = transpose(reshape(read, [b, c, gh, ph, gw, pw]), [0, 2, 4, 1, 3, 5])
-  return dense(s.at("proj"), reshape(cut, [b, gh * gw, c * ph * pw]), cfg.dModel, cfg.patchBias)
+  return reshape(cut, [b, gh * gw, c * ph * pw])
 }
 
 /** From the final tokens [b, T, d] to embeddings and logits. */
-function heads(s: Scope, cfg: VisionConfig, tokens: Value): Partial<Record<VisionOutput, Value>> {
+function heads(s: Scope, cfg: VisionConfig, tokens: Value): VisionValues {
+  if (cfg.reconstructs) {
+    const patches = slice(tokens, 1, nPrefix(cfg), tokens.shape[1]!)
+    const pixels = cfg.nChannels * cfg.patchSize[0] * cfg.patchSize[1]
+    return { reconstruction: dense(s.at("head"), patches, pixels, true) } // [b, P, c * ph * pw]
+  }
   if (cfg.pool === "none") return {}
   const { nClasses, dProjection } = cfg
   if (cfg.pool === "distilled") {

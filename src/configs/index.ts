@@ -1,0 +1,14 @@
+/** @file Configs of training runs: Prisma's, as data, and what is done with them. */
+export { configByName, defineConfig, initOptions, modelConfig, readConfig, setField } from "./config.ts"
+export {
+  CIFAR10Config,
+  CircleConfig,
+  CONFIG_NAMES,
+  DSpritesConfig,
+  ImageNetConfig,
+  InductionConfig,
+  MNISTConfig,
+} from "./presets.ts"
+export type { ConfigName } from "./presets.ts"
+export { FIELDS } from "./schema.ts"
+export type { ConfigOverrides, GlobalConfig } from "./schema.ts"
