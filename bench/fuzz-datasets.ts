@@ -70,7 +70,8 @@ const FORMATS: { readonly [name: string]: Format } = {
     },
   },
   parquet: {
-    seeds: () => fixtures(".parquet"),
+    // Each mutation of the endless one that leaves it so would take 8 s.
+    seeds: () => fixtures(".parquet").filter(([name]) => name !== "endless.parquet"),
     read: async (folder, name) => {
       const plain = name.startsWith("plain")
       const data = await parquetDataset(

@@ -171,6 +171,17 @@ describe("parquet files that are not as they should be", () => {
     await expect(parquetDataset([join(scratch, "nowhere.parquet")])).rejects.toMatchObject({ code: "E_NOT_A_FILE" })
   })
 
+  it("a file that hyparquet never ends to read is given up, and the next is read", async () => {
+    const reader = startThread(new URL("dist/src/datasets/parquet-thread.js", pathToFileURL(`${root}/`)), {
+      limitMs: 1000,
+    })
+    const open = (name: string) => reader.ask({ kind: "open", file: fixture(name), image: "image", label: "label" })
+    const [endless, good] = await Promise.allSettled([open("endless"), open("imagenet-24")])
+    expect(endless).toMatchObject({ status: "rejected", reason: { message: "dataset thread: took too long" } })
+    expect(good).toMatchObject({ status: "fulfilled", value: { labels: expected.imagenetLabels } })
+    reader.end()
+  })
+
   it("a file that changes after it was opened is noticed", async () => {
     const root = folder({ "x.parquet": fixture("imagenet-24") })
     const data = await parquetDataset([join(root, "x.parquet")])

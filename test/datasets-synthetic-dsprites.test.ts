@@ -126,12 +126,12 @@ describe("dSprites", () => {
     const marks = marked(of)
     for (const code of codes(train)) marks[code]!++
     expect(marks.every((n) => n === 1)).toBe(true)
-    expect(of.toSorted()).toEqual(of)
+    expect(of.every((code, i) => i === 0 || code > of[i - 1]!)).toBe(true)
   })
 
   it("holds out, in the seed's variant, the first quarter of a permutation", () => {
     const quarter = new Random(0, "dsprites:split").permutation(737_280).slice(0, 184_320)
-    expect(testedExactly).toEqual(quarter.sort())
+    expect(quarter.sort().every((code, i) => code === testedExactly[i])).toBe(true)
   })
 
   it("keeps equal images on one side", () => {
@@ -176,7 +176,7 @@ describe("dSprites", () => {
       }
       const [shape, scale, turn, x, y] = at
       const { label, image } = test.at(i)
-      expect(image.data).toEqual(drawn(at))
+      expect([image.dtype, hash(Uint8Array.from(image.data))]).toEqual(["uint8", hash(drawn(at))])
       const position = [x / 31, y / 31]
       expect(label).toEqual({ shape, scale, position, orientation: turn === 39 ? 0 : turn }[target])
       if (target !== "position") expect(test.classes[Number(label)]).toBeDefined()

@@ -9,9 +9,9 @@ import type { DrawnDataset, DrawnSplits } from "../src/datasets/synthetic.ts"
 const VARIANTS = ["corrected", "seed-exact"] as const
 
 /** Rows and columns of the pixels with value `of`. */
-function ink({ shape, at }: DrawnDataset<unknown>, i: number, of = 255): [number, number][] {
-  const edge = shape[2]
-  const { data } = at(i).image
+function ink(dataset: DrawnDataset<unknown>, i: number, of = 255): [number, number][] {
+  const edge = dataset.shape[2]
+  const { data } = dataset.at(i).image
   const found: [number, number][] = []
   data.forEach((v, p) => v === of && found.push([Math.floor(p / edge), p % edge]))
   return found
@@ -23,7 +23,7 @@ function seen(dataset: DrawnDataset<unknown>, i: number, shapes: number): { vert
   const pixels = ink(dataset, i)
   const span = (xs: number[]) => Math.max(...xs) - Math.min(...xs)
   const vertical = span(pixels.map(([r]) => r)) > span(pixels.map(([, c]) => c))
-  const places = pixels.map(([r, c]) => (vertical ? [r, c] : [c, r]) as [along: number, across: number])
+  const places = vertical ? pixels : pixels.map(([r, c]): [number, number] => [c, r])
   const top = Math.min(...places.map(([a]) => a))
   // Any raster of cells that holds all ink shows which cells are equal.
   const covers = (start: number) => places.every(([a]) => a >= start && (a - start) % 7 < 5 && a < start + 7 * shapes)
@@ -113,7 +113,7 @@ describe("induction", () => {
         const rows = [...new Set(pixels.map(([r]) => r))]
         // Five in a row with none above it, which tells it from the circle's middle.
         const bars = rows.filter(
-          (r) => inRow(r).length === 5 && inRow(r)[4]! - inRow(r)[0]! === 4 && !inRow(r - 1).length,
+          (r) => inRow(r).length === 5 && inRow(r)[4] === inRow(r)[0]! + 4 && !inRow(r - 1).length,
         )
         if (bars.length > 0) lying[test.latents(i).orientation]++
       }

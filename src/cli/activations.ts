@@ -1,6 +1,7 @@
 /** @file vit-prisma activations: hooks and outputs of a run into a safetensors file. */
 import { fail, listed } from "../errors.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
+import { sourceGradients } from "../hub/source-gradients.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import type { ModelInput } from "../interp/feeds.ts"
 import { unknownHook } from "../model/hooks.ts"
@@ -24,12 +25,15 @@ export interface ActivationsOptions extends ModelOptions {
   readonly out: string
   readonly hooks?: readonly string[]
   readonly patch?: readonly string[]
+  readonly grad?: string
+  readonly gradParams?: boolean
 }
 
 export async function activations(name: string, paths: readonly string[], options: ActivationsOptions): Promise<void> {
   if ((options.input === undefined) === (paths.length === 0)) {
     fail("E_USAGE", "give either --input FILE.safetensors or images")
   }
+  if (options.gradParams && options.grad === undefined) fail("E_USAGE", "--grad-params wants --grad METRIC")
   const model = await loadModel(name, options)
   const files = patchFiles(options.patch ?? [], model)
   const read = [...paths, ...(options.input === undefined ? [] : [options.input]), ...files.values()]
@@ -42,6 +46,12 @@ export async function activations(name: string, paths: readonly string[], option
     patch,
   })
   const tensors = new Map<string, Tensor>([...Object.entries(outputs), ...cache])
+  if (options.grad !== undefined) {
+    const { gradParams = false, hooks = [] } = options
+    const { hooks: at, params } = await model.gradients(given, options.grad, { at: hooks, params: gradParams, patch })
+    for (const [hook, t] of at) tensors.set(`grad.${hook}`, t)
+    for (const [source, t] of sourceGradients(model, params)) tensors.set(`grad.param.${source}`, t)
+  }
   await writeSafetensors(options.out, tensors)
   const rows = [...tensors].map(([tensor, { shape, data }]) => ({ name: tensor, shape, bytes: data.byteLength }))
   if (options.format === "json") return printJson({ file: options.out, tensors: rows })

@@ -49,6 +49,8 @@ withModel(program.command("activations"))
   .requiredOption("--out <file>", "safetensors file to write")
   .option("--hooks <globs>", "hooks to write, comma-separated; * stands for anything", names)
   .option("--patch <hook=file>", "replace a hook by the tensor of its name in a safetensors file; repeatable", collect)
+  .option("--grad <metric>", 'write grad.<hook> of every hook asked for: d metric / d hook; "logits[:, 1]" is summed')
+  .option("--grad-params", "write grad.param.<name> of every weight too, under the checkpoint's names")
   .action(async (model, images, options) => (await import("./activations.ts")).activations(model, images, options))
 
 withModel(program.command("convert"))

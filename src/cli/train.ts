@@ -25,7 +25,8 @@ export interface TrainOptions {
 
 /** A name of ours, or a file. */
 async function configOf(name: string, options: TrainOptions): Promise<GlobalConfig> {
-  let config = existsSync(name) ? await readConfig(name) : configByName(name, options.variant)
+  const known = !/[./\\]/.test(name)
+  let config = known ? configByName(name, options.variant) : await readConfig(name)
   for (const change of options.set ?? []) {
     const at = change.indexOf("=")
     if (at < 1) fail("E_USAGE", `--set ${plain(change)}: expected field=value, as training.lr=1e-3`)

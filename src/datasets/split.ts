@@ -50,7 +50,7 @@ export function splitIndices(length: number, options: SplitOptions): Parts {
     const got = `test ${quote(String(test))} and val ${quote(String(val))}`
     fail("E_CONFIG", `${name}: the parts must be fractions, test above 0, together below 1; got ${got}`)
   }
-  if (!(length > 0)) fail("E_DATASET_EMPTY", `${name}: has no samples to split`)
+  if (!(Number.isInteger(length) && length > 0)) fail("E_DATASET_EMPTY", `${name}: has no samples to split`)
   if (labels && labels.length !== length) {
     fail("E_CONFIG", `${name}: there must be a label for each of ${length} samples, got ${labels.length}`)
   }

@@ -3,7 +3,7 @@ import { fail, listed } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { Random } from "../tensor/random.ts"
 import { size } from "../tensor/tensor.ts"
-import type { NamedDataset, Sample } from "./dataset.ts"
+import type { NamedDataset, Sample, Splits } from "./dataset.ts"
 import { generatorFingerprint } from "./fingerprint.ts"
 import { checkIndex } from "./held.ts"
 import type { Parts } from "./split.ts"
@@ -19,7 +19,7 @@ export interface DrawnDataset<L> extends NamedDataset {
   latents(i: number): L
 }
 
-export interface DrawnSplits<L> {
+export interface DrawnSplits<L> extends Splits {
   readonly train: DrawnDataset<L>
   readonly test: DrawnDataset<L>
 }

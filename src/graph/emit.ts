@@ -42,7 +42,7 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
   const e = new Emission(inputs, options)
   const roots = new Map(Object.entries(outputs).map(([name, v]) => [name, options.named ? v : e.root(v)]))
   if (options.named) e.reserve(roots)
-  const order = toposort(roots.values(), e.stop)
+  const order = toposort(roots.values(), e.stop, (v) => e.read(v))
   // All inputs that are reached come first: dimensions are read from one that is fed in any case.
   for (const v of order) e.fedAs(v)
   for (const v of order) e.value(v)
@@ -107,6 +107,11 @@ class Emission implements Writing {
     return storage(v, this.stop)
   }
 
+  /** What a node reads: a reshape of reshapes is one, of what the first of them reads. */
+  read(v: Value): readonly Value[] {
+    return is(v, "Reshape") ? [this.root(v.inputs[0]!)] : v.inputs
+  }
+
   /** Values that are put out bear the name of their output, if it is free, instead of being copied to it. */
   reserve(outputs: ReadonlyMap<string, Value>): void {
     for (const [name, v] of outputs) {
@@ -128,7 +133,12 @@ class Emission implements Writing {
 
   value(v: Value): void {
     if (this.#names.has(v)) return
-    const ins = v.inputs.map((x) => this.#use(this.#names.get(x)!))
+    const read = this.read(v)
+    const ins = read.map((x) => this.#use(this.#names.get(x)!))
+    if (is(v, "Reshape") && !this.#reserved.has(v) && String(v.shape) === String(read[0]!.shape)) {
+      this.#names.set(v, ins[0]!)
+      return
+    }
     const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
     const out = this.#reserved.get(v) ?? this.unique(wanted)
     this.#names.set(v, out)
@@ -165,7 +175,9 @@ class Emission implements Writing {
     attrs: Record<string, Attribute>,
   ): void {
     let known = this.#shared.get(`${op}:${key}`)
-    if (!known || known.filled.has(index)) {
+    // Not a second such node: onnxruntime fails to merge two that differ in which optional outputs they have.
+    if (known?.filled.has(index)) return void this.node("Identity", [known.node.outputs[index]!], out)
+    if (!known) {
       known = { node: { op, inputs: ins, outputs: [this.unique(`${out}:0`)], attrs }, filled: new Set() }
       this.#shared.set(`${op}:${key}`, known)
       this.nodes.push(known.node)

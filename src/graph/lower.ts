@@ -15,6 +15,8 @@ export interface Rule<O extends Op> {
 
 /** What a rule writes with: the emission (emit.ts). */
 export interface Writing {
+  /** The values that the names given to a rule are of. */
+  read(v: Value): readonly Value[]
   /** `name`, or one like it that nothing else has. */
   unique(name: string): string
   /** Returns `out`. */
@@ -84,7 +86,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
   Reshape: {
     view: true,
-    lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, v.inputs[0]!.shape)], out),
+    lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, w.read(v)[0]!.shape)], out),
   },
   Expand: { lower: (w, v, [x], out) => w.node("Expand", [x!, w.dims(v.shape)], out) },
   Concat: { lower: (w, v, ins, out) => w.node("Concat", ins, out, { axis: v.attrs.axis }) },

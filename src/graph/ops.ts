@@ -104,13 +104,12 @@ export function transpose(x: Value, perm: readonly number[]): Value {
   )
 }
 
-/** The same elements in another shape; a reshape of a reshape is one, and one to the same shape is none. */
+/** The same elements in another shape; one to the same shape is none. */
 export function reshape(x: Value, shape: Shape): Value {
   if (product(x.shape) !== product(shape)) {
     fail("E_INPUT", `reshape: ${show(x.shape)} has ${product(x.shape)} elements, ${show(shape)} has ${product(shape)}`)
   }
-  const source = is(x, "Reshape") ? x.inputs[0]! : x
-  return same(source.shape, shape) ? source : new Value("Reshape", [source], { shape }, shape, x.dtype)
+  return same(x.shape, shape) ? x : new Value("Reshape", [x], { shape }, shape, x.dtype)
 }
 
 /** Repeat along axes of size 1 (and new leading ones). */

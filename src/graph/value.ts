@@ -84,7 +84,11 @@ export class Value<O extends Op = Op> {
 export const is = <O extends Op>(value: Value, op: O): value is Value<O> => value.op === op
 
 /** Every value that `outputs` need, inputs before users, not walking past `stop`. */
-export function toposort(outputs: Iterable<Value>, stop: ReadonlySet<Value> = new Set()): Value[] {
+export function toposort(
+  outputs: Iterable<Value>,
+  stop: ReadonlySet<Value> = new Set(),
+  inputsOf: (v: Value) => readonly Value[] = (v) => v.inputs,
+): Value[] {
   const order: Value[] = []
   // false: its inputs are being visited; true: it is in `order`.
   const visited = new Map<Value, boolean>()
@@ -92,9 +96,10 @@ export function toposort(outputs: Iterable<Value>, stop: ReadonlySet<Value> = ne
   while (stack.length) {
     const value = stack.at(-1)!
     const done = visited.get(value)
-    if (done === undefined && value.inputs.length && !stop.has(value)) {
+    const inputs = done === undefined && !stop.has(value) ? inputsOf(value) : []
+    if (inputs.length) {
       visited.set(value, false)
-      for (let i = value.inputs.length - 1; i >= 0; i--) stack.push(value.inputs[i]!)
+      for (let i = inputs.length - 1; i >= 0; i--) stack.push(inputs[i]!)
       continue
     }
     stack.pop()

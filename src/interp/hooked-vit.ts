@@ -1,4 +1,5 @@
 /** @file A model whose every hook can be read, replaced and edited. */
+import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
 import { bind, symbolsOf, type Shape } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
@@ -12,6 +13,7 @@ import type { Feeds, Runtime } from "../runtime/runtime.ts"
 import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { ActivationCache } from "./cache.ts"
 import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
+import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
 import { runStaged, type Cut, type HookFunction } from "./staged.ts"
 import { namedWeight } from "./weights.ts"
@@ -126,6 +128,34 @@ export class HookedViT {
     return Object.assign(outputsOf(returned), { cache })
   }
 
+  /**
+   * Gradients of a metric at hooks and weights, of the same graph that `run` runs: at a hook, that of everything
+   * downstream of it, after any patch and edit. Errors: E_INPUT for a metric that is none, E_HOOK.
+   */
+  async gradients(given: ModelInput, metric: Metric, options: GradientOptions = {}): Promise<Gradients> {
+    const { at = [], params = false, ...interventions } = options
+    const names = matchHooks(this.hooks, at)
+    // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
+    const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
+    const find = (name: string) =>
+      built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
+    const loss = metricValue(metric, { outputs: built.outputs, hook: find })
+    const weights = params ? [...built.scope.params] : []
+    const points = names.map((name) => built.scope.hooks.get(name)!.value)
+    const slopes = grad(loss, [...points, ...weights.map(([, v]) => v)])
+    const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
+    const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>
+    const from = (start: number, keys: readonly string[]) => new Map(keys.map((k, i) => [k, got[String(start + i)]!]))
+    return {
+      value: got["loss"]!.data[0]!,
+      hooks: from(0, names),
+      params: from(
+        names.length,
+        weights.map(([name]) => name),
+      ),
+    }
+  }
+
   /** Bytes that `runWithCache` with these options will hold for so many images and texts. */
   cacheBytes(
     options: CacheOptions & { readonly batch?: number; readonly texts?: number; readonly tokens?: number } = {},
@@ -204,7 +234,12 @@ export class HookedViT {
   }
 
   /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
-  #prepare(given: ModelInput, { patch = {}, edit = {}, hooks = {} }: Interventions, reads: ReadonlySet<string>) {
+  #prepare(
+    given: ModelInput,
+    { patch = {}, edit = {}, hooks = {} }: Interventions,
+    reads: ReadonlySet<string>,
+    opened: ReadonlySet<string> = new Set(),
+  ) {
     const values = inputValues(this.config, given)
     const patched = this.#spread(patch)
     for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
@@ -216,7 +251,7 @@ export class HookedViT {
 
     const requests: Requests = {
       reads: (name) => reads.has(name),
-      writes: (name) => patched.has(name) || edits.has(name) || functions.has(name),
+      writes: (name) => opened.has(name) || patched.has(name) || edits.has(name) || functions.has(name),
       write: (name, computed) => {
         const replacement = patched.get(name)
         let value = replacement ? (placeholders[name] = input(name, patchShape(computed.shape, replacement))) : computed

@@ -1,0 +1,77 @@
+/** @file Gradients of a metric at hooks and weights: what is differentiated, and how a metric is written as text. */
+import { fail } from "../errors.ts"
+import { slice, sum } from "../graph/ops.ts"
+import { Value } from "../graph/value.ts"
+import type { HookNames } from "../model/hooks.ts"
+import { quote } from "../tensor/quote.ts"
+import { show, type Tensor } from "../tensor/tensor.ts"
+import type { GraphView, Interventions } from "./hooked-vit.ts"
+
+/** A value of the graph, summed if it is no scalar; or text: an output or hook with an index, "logits[:, 1]". */
+export type Metric = string | ((at: GraphView) => Value)
+
+export interface GradientOptions extends Pick<Interventions, "patch" | "edit"> {
+  /** Hooks to differentiate at. */
+  readonly at?: HookNames
+  /** Differentiate at every weight too. */
+  readonly params?: boolean
+}
+
+export interface Gradients {
+  /** The metric itself. */
+  readonly value: number
+  /** d metric / d hook, of the hook's shape. */
+  readonly hooks: ReadonlyMap<string, Tensor<"float32">>
+  /** d metric / d weight, under our names and in our orientation; empty unless asked for. */
+  readonly params: ReadonlyMap<string, Tensor<"float32">>
+}
+
+/** The metric as a scalar of the graph. Errors: E_INPUT, E_HOOK. */
+export function metricValue(metric: Metric, view: GraphView): Value {
+  const value = typeof metric === "string" ? parsed(metric, view) : metric(view)
+  if (!(value instanceof Value)) fail("E_INPUT", `a metric must return a Value of the graph, got ${typeof value}`)
+  return sum(
+    value,
+    value.shape.map((_, i) => i),
+  )
+}
+
+const TEXT = /^([\w.-]+)(?:\[([^\]]*)\])?$/
+
+/** NAME or NAME[i, :, a:b, ...]: one index for each axis, axes that are left out whole. */
+function parsed(text: string, view: GraphView): Value {
+  const [, name, indices] = TEXT.exec(text.replaceAll(" ", "")) ?? []
+  if (name === undefined) return malformed(text)
+  const value = view.hook(name)
+  if (indices === undefined) return value
+  const parts = indices.split(",")
+  if (parts.length > value.shape.length) {
+    fail("E_INPUT", `the metric ${quote(text)} has ${parts.length} indices, ${name} is ${show(value.shape)}`)
+  }
+  return parts.reduce((v, part, axis) => taken(v, part, axis, text), value)
+}
+
+function taken(value: Value, part: string, axis: number, text: string): Value {
+  if (part === ":") return value
+  const size = value.shape[axis]!
+  const place = (i: string, otherwise: number | string): number | string => {
+    if (i === "") return otherwise
+    if (!/^-?\d+$/.test(i)) return malformed(text)
+    const n = Number(i)
+    if (n >= 0) return n
+    return typeof size === "number"
+      ? n + size
+      : fail("E_INPUT", `the metric ${quote(text)}: axis ${axis} has no fixed end`)
+  }
+  const [from, to, ...more] = part.split(":")
+  if (more.length) return malformed(text)
+  const start = (to === undefined && !from ? malformed(text) : place(from!, 0)) as number
+  const end = to === undefined ? start + 1 : place(to, size)
+  if (typeof end === "number" && (start < 0 || start >= end || (typeof size === "number" && end > size))) {
+    fail("E_INPUT", `the metric ${quote(text)} is outside ${show(value.shape)}`)
+  }
+  return slice(value, axis, start, end)
+}
+
+const malformed = (text: string): never =>
+  fail("E_INPUT", `${quote(text)} is no metric; write an output or hook with an index for each axis, as "logits[:, 1]"`)

@@ -1,0 +1,129 @@
+/** @file Gradients at hooks and weights: against transformers' own and against differences of the metric. */
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join, resolve } from "node:path"
+import { afterAll, describe, expect, it } from "vitest"
+import { float32, loadPretrained, ops, type Tensor } from "../src/index.ts"
+import { mulberry32 } from "./helpers/causality.ts"
+import { cli, reference } from "./helpers/cli.ts"
+import { floats, readSafetensors } from "./helpers/read-safetensors.ts"
+
+const shared = resolve(import.meta.dirname, "../../shared/reference/hf-vit-classifier")
+const scratch = mkdtempSync(join(tmpdir(), "gradients-"))
+afterAll(() => rmSync(scratch, { recursive: true }))
+
+describe.skipIf(!existsSync(shared))("transformers' gradients of logits[:, 1]", () => {
+  it("are ours, at every hook and weight, through the command line", async () => {
+    const { tensors } = readSafetensors(join(shared, "expected.safetensors"))
+    const names = [...tensors.keys()].filter((n) => n.startsWith("grad.") && !n.startsWith("grad.param."))
+    const input = join(scratch, "in.safetensors")
+    writeInput(input, tensors.get("input.pixel_values")!)
+    const out = join(scratch, "out.safetensors")
+    const hooks = names.map((n) => n.slice(5)).join(",")
+    const asked = ["--grad", "logits[:,1]", "--grad-params", "--hooks", hooks]
+    const { code, stderr } = await cli(["activations", shared, "--input", input, "--out", out, ...asked])
+    expect([code, stderr]).toEqual([0, expect.any(String)])
+    const got = readSafetensors(out).tensors
+    let compared = 0
+    for (const [name, want] of tensors) {
+      if (!name.startsWith("grad.")) continue
+      const [a, b] = [floats(got.get(name)!), floats(want)]
+      expect(got.get(name)!.shape).toEqual(want.shape)
+      const largest = b.reduce((m, x) => Math.max(m, Math.abs(x)), 0)
+      const worst = b.reduce((m, x, i) => Math.max(m, Math.abs(x - a[i]!)), 0)
+      // Keys' biases have no effect on a softmax: their gradient is 0, and rounding is all there is to compare.
+      const scale = name.endsWith("key.bias") ? 1e-2 : largest
+      if (name.endsWith("key.bias")) expect(largest).toBeLessThan(1e-12)
+      expect(worst, name).toBeLessThanOrEqual(1e-4 * scale)
+      compared++
+    }
+    expect(compared).toBe(50)
+  })
+})
+
+describe("gradients", () => {
+  const random = mulberry32(5)
+  const pixels = (shape: number[]) =>
+    float32(
+      shape,
+      Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1),
+    )
+
+  it.each(["timm-wide", "hf-dinov2", "base-vit-post-norm-qknorm"])(
+    "at any hook of %s are those of differences",
+    async (name) => {
+      const model = await loadPretrained(reference(name), { threads: 1 })
+      const { nChannels, imageSize } = model.config.vision
+      const x = pixels([2, nChannels, ...imageSize])
+      const at = [
+        "blocks.0.attn.hook_k",
+        "blocks.1.attn.hook_pattern",
+        "blocks.0.hook_resid_post",
+        "blocks.1.ln1.hook_scale",
+      ]
+      const hooks = at.filter((hook) => model.hooks.has(hook))
+      const metric =
+        (o: string) =>
+        ({ outputs }: { outputs: Record<string, unknown> }) =>
+          outputs[o] as never
+      const output = model.outputNames.includes("logits") ? "logits" : "pooler_output"
+      const { hooks: slopes, value } = await model.gradients(x, metric(output), { at: hooks })
+      const sum = async (patch = {}) => {
+        const t = (await model.run(x, { patch, outputs: [output] }))[output]!
+        return (t.data as Float32Array).reduce((a, b) => a + b, 0)
+      }
+      expect(Math.abs(value - (await sum()))).toBeLessThan(1e-4 * Math.max(1, Math.abs(value)))
+      const { cache } = await model.runWithCache(x, { names: hooks })
+      for (const hook of hooks) {
+        const clean = cache.get(hook) as Tensor<"float32">
+        // Along one random direction: d metric = <gradient, direction>
+        const direction = clean.data.map(() => random() - 0.5)
+        const moved = (h: number) =>
+          float32(
+            clean.shape,
+            clean.data.map((v, i) => v + h * direction[i]!),
+          )
+        const h = 1e-2 * Math.max(...clean.data.map(Math.abs))
+        const want = ((await sum({ [hook]: moved(h) })) - (await sum({ [hook]: moved(-h) }))) / (2 * h)
+        const got = slopes.get(hook)!.data.reduce((a, g, i) => a + g * direction[i]!, 0)
+        expect(Math.abs(got - want), hook).toBeLessThan(0.02 * Math.max(Math.abs(want), 0.02))
+      }
+      await model.release()
+    },
+  )
+
+  it("see patches and edits", async () => {
+    const model = await loadPretrained(reference("timm-wide"), { threads: 1 })
+    const { nChannels, imageSize } = model.config.vision
+    const x = pixels([1, nChannels, ...imageSize])
+    const at = "blocks.0.hook_resid_pre"
+    const zero = {
+      edit: { "blocks.*.hook_resid_post": (v: ReturnType<typeof ops.scalar>) => ops.mul(v, ops.scalar(0)) },
+    }
+    const cut = await model.gradients(x, "logits[0, 1]", { at, ...zero })
+    expect(cut.hooks.get(at)!.data.every((g) => g === 0)).toBe(true)
+    const whole = await model.gradients(x, "logits[0, 1]", { at })
+    expect(whole.hooks.get(at)!.data.some((g) => g !== 0)).toBe(true)
+    await model.release()
+  })
+
+  it.each([
+    ["logits[", /is no metric; write an output or hook with an index for each axis/],
+    ["logits[:,99]", /is outside \[batch, /],
+    ["logits[0,0,0]", /has 3 indices, logits is \[batch, /],
+    ["logit", /^no output or hook "logit"; the nearest are "logits"/],
+  ])("refuse the metric %s", async (metric, message) => {
+    const model = await loadPretrained(reference("timm-wide"), { threads: 1 })
+    const { nChannels, imageSize } = model.config.vision
+    await expect(model.gradients(pixels([1, nChannels, ...imageSize]), metric)).rejects.toThrow(message)
+    await model.release()
+  })
+})
+
+/** One F32 tensor, `pixel_values`, as the format says. */
+function writeInput(path: string, { shape, bytes }: { shape: readonly number[]; bytes: Uint8Array }): void {
+  const header = Buffer.from(JSON.stringify({ pixel_values: { dtype: "F32", shape, data_offsets: [0, bytes.length] } }))
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(header.length))
+  writeFileSync(path, Buffer.concat([length, header, bytes]))
+}
