@@ -40,6 +40,8 @@ export const rules: { [O in Op]: Rule<O> } = {
   Tanh: (dy, y) => [g.mul(dy, g.sub(s(1), g.mul(y, y)))],
   Sigmoid: (dy, y) => [g.mul(dy, g.mul(y, g.sub(s(1), y)))],
   Relu: (dy, _, [x]) => [g.mul(dy, g.cast(g.greater(x!, s(0)), x!.dtype))],
+  // Phi' = exp(-x^2 / 2) / sqrt(2 pi)
+  NormalCdf: (dy, _, [x]) => [g.mul(dy, normalDensity(x!))],
   Gelu: (dy, y, [x]) => [g.mul(dy, y.attrs.approximate === "tanh" ? geluTanhSlope(x!) : geluSlope(x!))],
   // d/dx x S(ax) = S + a x S (1 - S) = S + a y (1 - S)
   QuickGelu: (dy, y, [x]) => {
@@ -160,12 +162,14 @@ function throughNorm(dn: Value, n: Value, invStd: Value): Value {
   return g.mul(g.sub(g.sub(dn, g.mean(dn, [-1], true)), along), invStd)
 }
 
-/** Phi(x) + x phi(x), the normal distribution and its density */
-function geluSlope(x: Value): Value {
-  const phi = g.mul(g.exp(g.mul(g.mul(x, x), s(-0.5))), s(1 / Math.sqrt(2 * Math.PI)))
-  const distribution = g.mul(g.add(g.erf(g.mul(x, s(Math.SQRT1_2))), s(1)), s(0.5))
-  return g.add(distribution, g.mul(x, phi))
+/** exp(-x^2 / 2) / sqrt(2 pi) = exp(-(x^2 / 2 + log sqrt(2 pi))) */
+const normalDensity = (x: Value): Value => {
+  const scaled = g.mul(x, s(Math.SQRT1_2))
+  return g.mul(g.exp(g.neg(g.mul(scaled, scaled))), s(1 / Math.sqrt(2 * Math.PI)))
 }
+
+/** Phi(x) + x phi(x), phi the density */
+const geluSlope = (x: Value): Value => g.add(g.normalCdf(x), g.mul(x, normalDensity(x)))
 
 /** d/dx x/2 (1 + t), t = tanh(u), u = c (x + 0.044715 x^3): (1 + t)/2 + x/2 (1 - t^2) u' */
 function geluTanhSlope(x: Value): Value {

@@ -44,7 +44,7 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
   if (options.named) e.reserve(roots)
   const order = toposort(roots.values(), e.stop, (v) => e.read(v))
   // All inputs that are reached come first: dimensions are read from one that is fed in any case.
-  for (const v of order) e.fedAs(v)
+  for (const v of order) e.note(v)
   for (const v of order) e.value(v)
 
   const ports = new Map<string, OutputPort>()
@@ -93,6 +93,7 @@ class Emission implements Writing {
   readonly #copies = new Map<string, number>()
   readonly #shared = new Map<string, { readonly node: OpenNode; readonly filled: Set<number> }>()
   readonly #constants = new Map<string, string>()
+  readonly #asked = new Map<Op, Set<Value>>()
   readonly #options: EmitOptions
 
   constructor(inputs: Values, options: EmitOptions) {
@@ -119,6 +120,16 @@ class Emission implements Writing {
       this.#taken.add(name)
       this.#reserved.set(v, name)
     }
+  }
+
+  /** See a value before any is written. */
+  note(v: Value): void {
+    this.fedAs(v)
+    if (v.inputs[0]) (this.#asked.get(v.op) ?? this.#asked.set(v.op, new Set()).get(v.op)!).add(v.inputs[0])
+  }
+
+  has(op: Op, x: Value): boolean {
+    return this.#asked.get(op)?.has(x) ?? false
   }
 
   fedAs(v: Value): string | undefined {
@@ -221,12 +232,12 @@ class Emission implements Writing {
   #dim(d: Dim): string {
     const [first, ...rest] = factorsOf(d)
     if (first === undefined || rest.length) {
-      return this.#memo(`dim_${d}`, (out) => {
+      return this.once(`dim_${d}`, (out) => {
         const parts = [first!, ...rest].map((f) => (typeof f === "number" ? this.ints([f]) : this.#dim(f)))
         parts.reduce((a, b, i) => this.node("Mul", [a, b], i === parts.length - 1 ? out : this.unique(`${out}:${i}`)))
       })
     }
-    return this.#memo(`dim_${first}`, (out) => {
+    return this.once(`dim_${first}`, (out) => {
       const sources = Object.entries(this.#inputs).filter(([, v]) => v.shape.includes(first))
       const [name, { shape }] =
         sources.find(([input]) => this.#used.has(input)) ??
@@ -239,10 +250,10 @@ class Emission implements Writing {
 
   #joined(parts: readonly string[], shape: Shape): string {
     if (parts.length === 1) return parts[0]!
-    return this.#memo(`shape_${shape.join("_")}`, (out) => this.node("Concat", parts, out, { axis: 0 }))
+    return this.once(`shape_${shape.join("_")}`, (out) => this.node("Concat", parts, out, { axis: 0 }))
   }
 
-  #memo(key: string, write: (out: string) => void): string {
+  once(key: string, write: (out: string) => void): string {
     const known = this.#constants.get(key)
     if (known) return known
     const out = this.unique(key)
@@ -252,7 +263,7 @@ class Emission implements Writing {
   }
 
   #constant(key: string, make: () => Tensor): string {
-    return this.#memo(key, (out) => this.initializers.set(out, make()))
+    return this.once(key, (out) => this.initializers.set(out, make()))
   }
 
   #use(name: string): string {

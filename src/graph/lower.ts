@@ -1,7 +1,7 @@
 /** @file How each op is written in ONNX: a table closed by the compiler (https://onnx.ai/onnx/operators). */
 import { fail } from "../errors.ts"
 import { dataType, type Attribute } from "../onnx/model.ts"
-import type { StoredTensor, Tensor } from "../tensor/tensor.ts"
+import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import type { Shape } from "./dims.ts"
 import type { Op, Value } from "./value.ts"
 
@@ -21,6 +21,8 @@ export interface Writing {
   unique(name: string): string
   /** Returns `out`. */
   node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
+  /** Is `op` of `x` part of the graph too? */
+  has(op: Op, x: Value): boolean
   /** Output number `index` of the node that all ops of one `key` share. */
   shared(
     key: string,
@@ -31,6 +33,8 @@ export interface Writing {
     attrs: Record<string, Attribute>,
   ): void
   ints(values: readonly number[]): string
+  /** What `write` gives the name it is told, written once for each key. */
+  once(key: string, write: (out: string) => void): string
   /** An int64 vector of dimensions, computed from the inputs' shapes where they are names. */
   dims(shape: Shape, like?: Shape): string
   initializer(name: string, tensor: Tensor | StoredTensor): void
@@ -47,6 +51,15 @@ const norm =
     const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
     w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
   }
+
+/** (1 + erf(x / sqrt 2)) / 2, once for each x; HardSigmoid(y) = max(0, min(1, y / 2 + 1 / 2)) */
+function normalCdf(w: Writing, x: string): string {
+  return w.once(`cdf:${x}`, (out) => {
+    const c = w.once("sqrt_half", (name) => w.initializer(name, float32([], [Math.SQRT1_2])))
+    const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
+    w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
+  })
+}
 
 const CONTRIB = "com.microsoft"
 
@@ -66,11 +79,17 @@ export const rules: { [O in Op]: Rule<O> } = {
   Log: { lower: plain("Log") },
   Sqrt: { lower: plain("Sqrt") },
   Erf: { lower: plain("Erf") },
+  NormalCdf: { lower: (w, _, [x], out) => w.node("Identity", [normalCdf(w, x!)], out) },
   Tanh: { lower: plain("Tanh") },
   Sigmoid: { lower: plain("Sigmoid") },
   Relu: { lower: plain("Relu") },
+  // One node where only x Phi(x) is wanted; where a gradient needs Phi too, it is computed once for both.
   Gelu: {
-    lower: (w, v, ins, out) => w.node(v.attrs.approximate === "tanh" ? "FastGelu" : "Gelu", ins, out, {}, CONTRIB),
+    lower: (w, { attrs, inputs: [x] }, ins, out) => {
+      if (attrs.approximate === "tanh") return w.node("FastGelu", ins, out, {}, CONTRIB)
+      if (!w.has("NormalCdf", x!)) return w.node("Gelu", ins, out, {}, CONTRIB)
+      return w.node("Mul", [ins[0]!, normalCdf(w, ins[0]!)], out)
+    },
   },
   QuickGelu: { lower: (w, v, ins, out) => w.node("QuickGelu", ins, out, { alpha: { float: v.attrs.alpha } }, CONTRIB) },
   Softmax: { lower: (w, _, ins, out) => w.node("Softmax", ins, out, { axis: -1 }) },

@@ -18,6 +18,8 @@ export interface Attrs {
   Log: {}
   Sqrt: {}
   Erf: {}
+  /** Phi(x), the distribution of a standard normal number */
+  NormalCdf: {}
   Tanh: {}
   Sigmoid: {}
   Relu: {}

@@ -35,6 +35,7 @@ const TABLE: { readonly [O in Op]: Evaluate<O> } = {
   Log: u(Math.log),
   Sqrt: u(Math.sqrt),
   Erf: u(loops.erf),
+  NormalCdf: u((x) => (1 + loops.erf(x * Math.sqrt(0.5))) / 2),
   Tanh: u(Math.tanh),
   Sigmoid: u(loops.sigmoid),
   Relu: u((x) => Math.max(0, x)),

@@ -72,6 +72,7 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
   Log: unary(above0("b", 3), ops.log, Math.log),
   Sqrt: unary(above0("b", 3), ops.sqrt, Math.sqrt),
   Erf: unary(wide("b", 40), ops.erf, loops.erf),
+  NormalCdf: unary(wide("b", 40), ops.normalCdf, (x) => (1 + loops.erf(x * SQRT1_2)) / 2),
   Tanh: unary(wide("b", 40), ops.tanh, Math.tanh),
   Sigmoid: unary(wide("b", 40), ops.sigmoid, loops.sigmoid),
   Relu: unary(f("b", 9), ops.relu, (x) => Math.max(0, x)),
