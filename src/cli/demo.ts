@@ -1,21 +1,20 @@
-/** @file vit-prisma demo: the model that the package carries, on the image that it carries. */
+/** @file vit-prisma demo: the mouse that the package carries, on a digit that is drawn here. */
 import { fileURLToPath } from "node:url"
-import { decodeImage } from "../data/image.ts"
 import { preprocessUint8 } from "../data/preprocess.ts"
 import { grid, nPrefix } from "../model/config.ts"
 import type { Tensor } from "../tensor/tensor.ts"
+import { drawDigit } from "./draw.ts"
 import { loadModel, print, printJson, style, table, type ModelOptions } from "./output.ts"
 import { predictions } from "./run.ts"
 
-const folder = fileURLToPath(new URL("../../../model-cards/mnist-demo/", import.meta.url))
+const folder = fileURLToPath(new URL("../../../model-cards/mnist/", import.meta.url))
 
 export async function demo(options: ModelOptions): Promise<void> {
   const model = await loadModel(folder, options)
-  const path = `${folder}seven.png`
-  const image = await decodeImage(path)
+  const image = drawDigit(7)
   const { logits, cache } = await model.runWithCache(await model.images(image), { names: "blocks.*.attn.hook_pattern" })
   const seen = predictions(model, logits, 0, 3)
-  if (options.format === "json") return printJson([{ image: path, predictions: seen }])
+  if (options.format === "json") return printJson([{ image: "a drawn 7", predictions: seen }])
   const { vision } = model.config
   print(
     style("bold", `A vision transformer with ${model.nParameters.toLocaleString("en")} parameters looks at a digit:`),

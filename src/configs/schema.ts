@@ -108,6 +108,7 @@ const SECTIONS = {
     max_steps: steps.nullable().default(null),
     ema_decay: share.nullable().default(null),
     eval_frequency: steps.nullable().default(null),
+    test_samples: steps.nullable().default(null),
     validation_split: between(0, 0.9).default(0.1),
     early_stopping: flag.default(false),
     early_stopping_patience: int(1, 1e9).default(2),

@@ -98,6 +98,12 @@ function subset(from: Dataset, indices: Uint32Array): Dataset {
   return { length: indices.length, at: (i) => from.at(indices[i]!) }
 }
 
+/** `count` of a dataset's samples, drawn by the data's seed; all of them where none is said. */
+function sampled(from: Dataset, count: number | null, { data }: GlobalConfig): Dataset {
+  if (count === null || count >= from.length) return from
+  return subset(from, new Random(data.seed, "test").permutation(from.length).slice(0, count))
+}
+
 /** The training set, and what validation takes of it where the dataset brings none. */
 function divided(
   { train, val }: Splits,
@@ -255,9 +261,10 @@ export async function trainRun(config: GlobalConfig, data: Splits, options: RunO
       parameters: trained.layout.size,
     }
     if (ended === "interrupted") return result
-    const test = await evaluate(data.test, config, evaluated())
+    const tested = sampled(data.test, training.test_samples, config)
+    const test = await evaluate(tested, config, evaluated())
     await writeModel(out, evaluated())
-    const summary = { ...result, test, seed, versions: { "vit-prisma": version }, data: dataFingerprints(data) }
+    const summary = { ...result, test, testSamples: tested.length, seed, versions: { "vit-prisma": version }, data: dataFingerprints(data) }
     await writeFileAtomic(join(out, "result.json"), `${JSON.stringify(summary, undefined, 2)}\n`)
     return { ...result, test }
   } catch (error) {
@@ -313,7 +320,7 @@ const dataFingerprints = (data: Splits): Record<string, string> =>
 
 /** Where it is written to, how long it runs and how it is shown do not change what a run does next. */
 const FREE = new Set(["saving", "logging"])
-const LENGTH = new Set(["num_epochs", "max_steps", "device"])
+const LENGTH = new Set(["num_epochs", "max_steps", "test_samples", "device"])
 
 function fingerprintsOf(config: GlobalConfig, data: Splits, { threads }: RunOptions): TrainingState["fingerprints"] {
   const fields = Object.entries(config).flatMap(([section, value]) =>
