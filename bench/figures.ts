@@ -87,7 +87,7 @@ async function start({ checkpoint }: Bench, seconds: number): Promise<Figure[]> 
 
 /** What a call costs besides onnxruntime, and how many sessions a loop of patches makes. */
 async function calls({ model }: Bench, seconds: number): Promise<Figure[]> {
-  const tiny = await loadPretrained(fileURLToPath(new URL("../../model-cards/mnist-demo", import.meta.url)))
+  const tiny = await loadPretrained(fileURLToPath(new URL("../../model-cards/mnist", import.meta.url)))
   const figures: Figure[] = []
   for (const [name, m, limit] of [["ViT-B/16", model, 3] as const, ["the demo's model", tiny, 1] as const]) {
     const idle = new HookedViT({ config: m.config, weights: m.weights, runtime: new Runtime(instant(m)) })

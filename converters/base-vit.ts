@@ -123,7 +123,12 @@ function read(c: ConfigReader, source: Source): ModelConfig {
   if (eps < 0) layernorm.invalid(`layernorm.layer_norm_eps must be at least 0, got ${eps}`)
   const reconstructs = training.choice("loss_fn_name", "CrossEntropy", RECONSTRUCTS)
   const rows = source.get("head.weight")?.shape[0]
-  return seedModel({
+  const numClasses = classification.int("num_classes", { fallback: rows, limit: "classes" })
+  const labels = classification.strings("class_names") ?? []
+  if (labels.length && labels.length !== numClasses) {
+    classification.invalid(`classification.class_names has ${labels.length} names, num_classes is ${numClasses}`)
+  }
+  const model = seedModel({
     imageSize,
     patchSize,
     nChannels: image.int("n_channels", { limit: "count" }),
@@ -137,10 +142,11 @@ function read(c: ConfigReader, source: Source): ModelConfig {
     qknorm: layernorm.bool("qknorm", false),
     layerNormEps: eps,
     globalPool: globalPool(classification, source),
-    numClasses: classification.int("num_classes", { fallback: rows, limit: "classes" }),
+    numClasses,
     architecture: c.choice("architecture", "seed", { seed: "seed", preLN: "preLN" } as const),
     reconstructs,
   })
+  return { ...model, labels }
 }
 
 export const baseVit: Family = {

@@ -1,5 +1,5 @@
 /** @file transformers' ViT, DINO (a ViT without pooler) and DeiT: old and transformers-5 names, with and without prefix. */
-import type { ModelConfig, PrefixToken, VisionConfig } from "../src/model/config.ts"
+import { nPrefix, type ModelConfig, type PrefixToken, type VisionConfig } from "../src/model/config.ts"
 import { architectureOf, imageOf, labelsOf, plainVision, stackOf, type HfDefaults } from "./hf.ts"
 import type { ConfigReader } from "./reader.ts"
 import { module, patchConv, perLayer, prefixOf, unused, type Family, type Rule, type Source } from "./rules.ts"
@@ -52,6 +52,33 @@ const GENERATIONS = [
 const body = (source: Source, c: ConfigReader) =>
   prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${c.string("model_type")}.`, ""], c)
 
+/** `read` the other way: a ViTForImageClassification's config.json, of what its ViT has; dropping is left to the caller. */
+export function hfVitConfig(vision: VisionConfig, labels: readonly string[]): Record<string, unknown> {
+  const side = ([height, width]: readonly [number, number]) => (height === width ? height : [height, width])
+  return {
+    architectures: ["ViTForImageClassification"],
+    model_type: "vit",
+    hidden_size: vision.dModel,
+    num_hidden_layers: vision.nLayers,
+    num_attention_heads: vision.nHeads,
+    intermediate_size: vision.dMlp,
+    hidden_act: vision.activation,
+    hidden_dropout_prob: 0,
+    attention_probs_dropout_prob: 0,
+    initializer_range: 0.02,
+    layer_norm_eps: vision.eps,
+    image_size: side(vision.imageSize),
+    patch_size: side(vision.patchSize),
+    num_channels: vision.nChannels,
+    qkv_bias: vision.qkvBias,
+    encoder_stride: vision.patchSize[0],
+    pooler_output_size: vision.dModel,
+    pooler_act: "tanh",
+    id2label: Object.fromEntries(labels.map((label, i) => [i, label])),
+    label2id: Object.fromEntries(labels.map((label, i) => [label, i])),
+  }
+}
+
 export const hfVit: Family = {
   name: "hf-vit",
   supports: Object.keys(ARCHITECTURES),
@@ -88,12 +115,13 @@ export const hfVit: Family = {
 
   table(config, source, reader) {
     const { vision } = config
+    const rows = vision.positionGrid[0] * vision.positionGrid[1] + nPrefix(vision)
     const b = body(source, reader)
     const g = GENERATIONS.find(({ block, q }) => source.has(`${b}${block}0.${q}.weight`)) ?? GENERATIONS[0]
     const rules: [string, Rule][] = [
-      [`${b}embeddings.cls_token`, "embed.cls"],
-      [`${b}embeddings.distillation_token`, "embed.dist"],
-      [`${b}embeddings.position_embeddings`, "embed.pos"],
+      [`${b}embeddings.cls_token`, [{ to: "embed.cls", shape: [1, 1, vision.dModel] }]],
+      [`${b}embeddings.distillation_token`, [{ to: "embed.dist", shape: [1, 1, vision.dModel] }]],
+      [`${b}embeddings.position_embeddings`, [{ to: "embed.pos", shape: [1, rows, vision.dModel] }]],
       ...patchConv(`${b}embeddings.patch_embeddings.projection`, config),
       ...perLayer(vision.nLayers, (i) => {
         const at = `${b}${g.block}${i}.`

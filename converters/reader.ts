@@ -222,9 +222,11 @@ const ACTIVATIONS = new Map<string, Activation>([
   ["gelu_tanh", "gelu_tanh"],
   ["quick_gelu", "quick_gelu"],
   ["relu", "relu"],
+  ["leaky_relu", "leaky_relu"],
   ["silu", "silu"],
   ["swish", "silu"],
   ["tanh", "tanh"],
+  ["linear", "linear"],
 ])
 
 const isObject = (value: unknown): value is Record<string, unknown> =>

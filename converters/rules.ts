@@ -9,7 +9,7 @@ import { nPatches, nPrefix, type ModelConfig } from "../src/model/config.ts"
 import { build } from "../src/model/model.ts"
 import type { Weight, Weights } from "../src/model/scope.ts"
 import { quote } from "../src/tensor/quote.ts"
-import { DTYPES, show, size, type DType, type StoredTensor, type Tensor } from "../src/tensor/tensor.ts"
+import { DTYPES, float32, show, size, type DType, type StoredTensor, type Tensor } from "../src/tensor/tensor.ts"
 import type { ConfigReader } from "./reader.ts"
 
 export type Source = ReadonlyMap<string, Tensor | StoredTensor>
@@ -113,7 +113,7 @@ export function convert(config: ModelConfig, source: Source, rules: Rules, reade
   for (const [name, tensor] of source) {
     const rule = rules.get(name)
     if (rule === unused) continue
-    const views: readonly View[] = typeof rule === "string" ? [{ to: rule }] : (rule ?? [])
+    const views = rule === undefined ? [] : viewsOf(rule)
     if (!views.some((v) => wanted.has(v.to))) {
       unexpected.push(name)
       continue
@@ -130,14 +130,50 @@ export function convert(config: ModelConfig, source: Source, rules: Rules, reade
       else weights.set(view.to, viewed(tensor, shape, view, name, reader.file))
     }
   }
-  const from = new Map([...rules].flatMap(([name, rule]) => targets(rule).map((to) => [to, name] as const)))
+  const from = new Map([...rules].flatMap(([name, rule]) => viewsOf(rule).map(({ to }) => [to, name] as const)))
   const missing = [...wanted.keys()].filter((to) => !origin.has(to)).map((to) => from.get(to) ?? to)
   report(config, reader, misfits, [...new Set(missing)], unexpected)
   return weights
 }
 
-const targets = (rule: Rule): string[] =>
-  typeof rule === "string" ? [rule] : rule === unused ? [] : rule.map((v) => v.to)
+const viewsOf = (rule: Rule): readonly View[] =>
+  typeof rule === "string" ? [{ to: rule }] : rule === unused ? [] : rule
+
+/**
+ * `convert` the other way: the tensors of a checkpoint that these rules read as `weights`. Where several names are read
+ * as one weight, the first is written. Error: E_INPUT for weights that no rule writes, those that are stored transposed
+ * among them.
+ */
+export function toSource(
+  weights: ReadonlyMap<string, Tensor<"float32">>,
+  rules: Rules,
+): Map<string, Tensor<"float32">> {
+  const left = new Set(weights.keys())
+  const out = new Map<string, Tensor<"float32">>()
+  for (const [name, rule] of rules) {
+    const views = viewsOf(rule)
+    if (!views.length || views.some(({ to, transposed, perm }) => !left.has(to) || transposed || perm)) continue
+    out.set(
+      name,
+      joined(
+        views.map(({ to }) => weights.get(to)!),
+        views[0]!.shape,
+      ),
+    )
+    for (const { to } of views) left.delete(to)
+  }
+  if (left.size) fail("E_INPUT", `${left.size} weights have no place in such a checkpoint: ${listed([...left])}`)
+  return out
+}
+
+/** Equal parts along the first axis as one tensor; a single one is a view of itself. */
+function joined(parts: readonly Tensor<"float32">[], as: readonly number[] | undefined): Tensor<"float32"> {
+  const [{ shape, data }] = parts as [Tensor<"float32">]
+  if (parts.length === 1) return float32(as ?? shape, data)
+  const whole = new Float32Array(parts.length * data.length)
+  for (const [i, part] of parts.entries()) whole.set(part.data, i * data.length)
+  return float32(shape.with(0, parts.length * shape[0]!), whole)
+}
 
 function report(
   config: ModelConfig,

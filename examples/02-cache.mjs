@@ -1,8 +1,8 @@
 // Read activations: all, or some by name, layer and position, with the bytes known beforehand.
 import { loadPretrained } from "vit-prisma"
 
-const model = await loadPretrained("model-cards/mnist-demo")
-const images = await model.images("model-cards/mnist-demo/seven.png")
+const model = await loadPretrained("model-cards/mnist")
+const images = await model.images("model-cards/mnist/seven.png")
 console.log(`${model.hooks.size} hooks; all of them for 8 images: ${model.cacheBytes({ batch: 8 })} bytes`)
 
 const { logits, cache } = await model.runWithCache(images)

@@ -1,8 +1,8 @@
 // Change activations: a tensor in place of a hook, an edit in the graph, a plain function on numbers.
 import { float32, loadPretrained, ops } from "vit-prisma"
 
-const model = await loadPretrained("model-cards/mnist-demo")
-const images = await model.images("model-cards/mnist-demo/seven.png")
+const model = await loadPretrained("model-cards/mnist")
+const images = await model.images("model-cards/mnist/seven.png")
 const logit = (run) => run.logits.data[7].toFixed(3)
 const { logits, cache } = await model.runWithCache(images)
 console.log("as it is      ", logit({ logits }))

@@ -2,14 +2,14 @@
 import { writeFileSync } from "node:fs"
 import { decodeImage, encodePng, loadPretrained } from "vit-prisma"
 
-const model = await loadPretrained("model-cards/mnist-demo")
-const { cache } = await model.runWithCache(await model.images("model-cards/mnist-demo/seven.png"), {
+const model = await loadPretrained("model-cards/mnist")
+const { cache } = await model.runWithCache(await model.images("model-cards/mnist/seven.png"), {
   names: "*pattern",
 })
-const image = await decodeImage("model-cards/mnist-demo/seven.png")
+const image = await decodeImage("model-cards/mnist/seven.png")
 
 const { nLayers, nHeads } = model.config.vision
-const [cell, gap, grid] = [112, 8, 7]
+const [cell, gap, grid] = [112, 8, 4]
 const width = (nHeads + 1) * (cell + gap) - gap
 const height = nLayers * (cell + gap) - gap
 const canvas = new Uint8Array(width * height * 3).fill(255)

@@ -8,7 +8,7 @@ import { convertModel, loadPretrained } from "vit-prisma"
 process.env.ORT_DISABLE_TELEMETRY = "1"
 const { default: ort } = await import("onnxruntime-node")
 
-const model = await loadPretrained("model-cards/mnist-demo")
+const model = await loadPretrained("model-cards/mnist")
 const folder = join(mkdtempSync(join(tmpdir(), "prisma-")), "mnist")
 const { certificate } = await convertModel(model, folder, {
   hooks: "*hook_pattern",
@@ -25,10 +25,10 @@ console.log(
 const { inputs, outputs } = JSON.parse(readFileSync(join(folder, "manifest.json"), "utf8"))
 console.log("inputs", Object.keys(inputs), "outputs", Object.keys(outputs))
 const session = await ort.InferenceSession.create(join(folder, "onnx", "model.onnx"), { logSeverityLevel: 3 })
-const { data, shape } = await model.images("model-cards/mnist-demo/seven.png")
+const { data, shape } = await model.images("model-cards/mnist/seven.png")
 const pixel_values = new ort.Tensor("float32", data, shape)
-const zeros = new ort.Tensor("float32", new Float32Array(50 * 64), [1, 50, 64])
-const leave = new ort.Tensor("float32", new Float32Array(), [0, 50, 64]) // an empty first axis replaces nothing
+const zeros = new ort.Tensor("float32", new Float32Array(17 * 128), [1, 17, 128])
+const leave = new ort.Tensor("float32", new Float32Array(), [0, 17, 128]) // an empty first axis replaces nothing
 const plain = await session.run({ pixel_values, "blocks.1.hook_resid_pre": leave })
 const replaced = await session.run({ pixel_values, "blocks.1.hook_resid_pre": zeros })
 console.log("logit of 7:", plain.logits.data[7].toFixed(2), "with an empty stream:", replaced.logits.data[7].toFixed(2))

@@ -2,8 +2,8 @@
 // the activations are, and what the blocks added to the residual stream.
 import { loadPretrained, ops } from "vit-prisma"
 
-const model = await loadPretrained("model-cards/mnist-demo")
-const images = await model.images("model-cards/mnist-demo/seven.png")
+const model = await loadPretrained("model-cards/mnist")
+const images = await model.images("model-cards/mnist/seven.png")
 
 const result = await model.run(images, {
   outputs: ({ outputs, hook }) => {

@@ -92,7 +92,7 @@ describe("results", () => {
         cli(["info", at("c2/onnx/model.onnx")]),
       ),
     ])
-    expect(demo.stdout).toMatch(/It says\n {2}7 +99\.97 %/)
+    expect(demo.stdout).toMatch(/It says\n {2}7 +99\.99 %/)
     expect((json(machine) as { predictions: object[] }[])[0]!.predictions[0]).toMatchObject({ label: "7" })
     expect(json(convert) as object).toMatchObject({
       folder: at("c1"),

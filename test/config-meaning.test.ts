@@ -20,7 +20,8 @@ describe("activations", () => {
   const geluTanh = (x: number) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)))
   const silu = (x: number) => x * sigmoid(x)
   const FORMULAS = { gelu, gelu_python: gelu, gelu_new: geluTanh, gelu_fast: geluTanh, gelu_pytorch_tanh: geluTanh, silu,
-    swish: silu, quick_gelu: (x: number) => x * sigmoid(1.702 * x), relu: (x: number) => Math.max(0, x) } // prettier-ignore
+    swish: silu, quick_gelu: (x: number) => x * sigmoid(1.702 * x), relu: (x: number) => Math.max(0, x),
+    leaky_relu: (x: number) => (x < 0 ? x / 100 : x), linear: (x: number) => x } // prettier-ignore
 
   it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
     const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))

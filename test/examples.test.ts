@@ -11,11 +11,11 @@ import { expect, it } from "vitest"
 const root = fileURLToPath(new URL("..", import.meta.url))
 
 const SAYS: Readonly<Record<string, RegExp>> = {
-  "01-predict.mjs": /^7 10\.41\n/,
-  "02-cache.mjs": /71 hooks.*\n.*pattern of layer 1 \[ 1, 4, 50, 50 \]\nthe same tensor: true/,
-  "03-interventions.mjs": /as it is +10\.410\nmean-ablated +\d+\.\d+\nMLPs halved +\d+\.\d+\nhead 1\.0 fixed +\d+\.\d+/,
-  "04-attention-picture.mjs": /attention\.png: 592 x 352 pixels/,
-  "05-export.mjs": /certified: 4 values[^]*logit of 7: 10\.41 with an empty stream: -5\.\d+/,
+  "01-predict.mjs": /^7 11\.37\n/,
+  "02-cache.mjs": /93 hooks.*\n.*pattern of layer 1 \[ 1, 4, 17, 17 \]\nthe same tensor: true/,
+  "03-interventions.mjs": /as it is +11\.366\nmean-ablated +\d+\.\d+\nMLPs halved +\d+\.\d+\nhead 1\.0 fixed +\d+\.\d+/,
+  "04-attention-picture.mjs": /attention\.png: 592 x 472 pixels/,
+  "05-export.mjs": /certified: 5 values[^]*logit of 7: 11\.37 with an empty stream: -?\d\.\d+/,
   "06-values.mjs": /entropy of each head of layer 2, nats:( \d\.\d{3}){4}/,
 }
 

@@ -61,15 +61,15 @@ describe("the tarball", () => {
     const kinds = [
       /^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
       /^dist\/(src|converters)\/.+\.(js|d\.ts)$/,
-      /^model-cards\/mnist-demo\//,
+      /^model-cards\/mnist\//,
     ]
     expect(files.filter((file) => !kinds.some((kind) => kind.test(file)))).toEqual([])
     for (const file of [
       "LICENSE",
       "README.md",
       "package.json",
-      "model-cards/mnist-demo/model.safetensors",
-      "model-cards/mnist-demo/seven.png",
+      "model-cards/mnist/model.safetensors",
+      "model-cards/mnist/seven.png",
     ])
       expect(files).toContain(file)
     expect(files.filter((file) => /test|fixture|\.tsbuildinfo|\.env|\.npmrc/i.test(file))).toEqual([])
@@ -112,7 +112,7 @@ describe("a project that installed it", () => {
       import { float32, HookedViT } from "vit-prisma/core"
       import { createRequire } from "node:module"
       const require = createRequire(import.meta.url)
-      const folder = "node_modules/vit-prisma/model-cards/mnist-demo"
+      const folder = "node_modules/vit-prisma/model-cards/mnist"
       const model = await loadPretrained(folder)
       const images = await model.images(folder + "/seven.png")
       const { logits, cache } = await model.runWithCache(images, { names: "*.hook_pattern" })
@@ -126,15 +126,15 @@ describe("a project that installed it", () => {
     const { stdout, stderr } = await run(process.execPath, ["program.js"], { cwd: scratch })
     expect(stderr).toBe("")
     const deep = "ERR_PACKAGE_PATH_NOT_EXPORTED"
-    expect(JSON.parse(stdout)).toEqual([7, [1, 4, 50, 50], true, 2, "function", deep, [true, "E_INPUT"], own.version])
+    expect(JSON.parse(stdout)).toEqual([7, [1, 4, 17, 17], true, 2, "function", deep, [true, "E_INPUT"], own.version])
   })
 
   it("has the command, which runs the demo and converts", async () => {
     const bin = join(modules, ".bin/vit-prisma")
     expect(readFileSync(bin, "utf8")).toMatch(/^#!\/usr\/bin\/env node\n/)
     const demo = await run(process.execPath, [bin, "demo"], { cwd: scratch })
-    expect(demo.stdout).toMatch(/It says\n {2}7 +99\.97 %/)
-    await run(process.execPath, [bin, "convert", "node_modules/vit-prisma/model-cards/mnist-demo", "--out", "out"], {
+    expect(demo.stdout).toMatch(/It says\n {2}7 +99\.99 %/)
+    await run(process.execPath, [bin, "convert", "node_modules/vit-prisma/model-cards/mnist", "--out", "out"], {
       cwd: scratch,
     })
     expect(existsSync(join(scratch, "out/onnx/model.onnx"))).toBe(true)

@@ -167,7 +167,7 @@ describe("package.json and its lockfile", () => {
       { files: { path: string }[] },
     ]
     const paths = packed.files.map((f) => f.path)
-    expect(paths).toContain("model-cards/mnist-demo/model.safetensors")
+    expect(paths).toContain("model-cards/mnist/model.safetensors")
     expect(
       paths.filter(
         (p) => !/^(dist\/(src|converters)\/|model-cards\/|(README|CHANGELOG)\.md$|LICENSE$|package\.json$)/.test(p),

@@ -5,7 +5,7 @@ import { join } from "node:path"
 import { Writable } from "node:stream"
 import sharp from "sharp"
 import { afterAll, afterEach, describe, expect, it, vi } from "vitest"
-import { trainingProgress } from "../src/train/progress.ts"
+import { trainingProgress } from "../src/cli/progress.ts"
 import { curves, writeCurves } from "../src/train/tracking/curves.ts"
 import { thrown } from "./helpers/thrown.ts"
 

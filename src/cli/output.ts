@@ -96,37 +96,6 @@ export async function refuseOverwriting(out: string, sources: readonly string[])
   }
 }
 
-export interface Progress {
-  update(done: number): void
-  stop(): void
-}
-
-/** A bar on stderr, where that is a terminal. */
-export async function progress(label: string, total: number): Promise<Progress> {
-  if (!process.stderr.isTTY || total < 2) return { update() {}, stop() {} }
-  const { SingleBar, Presets } = await import("cli-progress")
-  const format = `${label} {bar} {value}/{total}  {duration_formatted}  left {eta_formatted}`
-  // cli-progress's own handlers only stop the bar: the command would go on after Ctrl-C.
-  const bar = new SingleBar(
-    { format, stream: process.stderr, hideCursor: true, clearOnComplete: true, gracefulExit: false },
-    Presets.shades_classic,
-  )
-  const interrupted = (signal: NodeJS.Signals) => {
-    bar.stop()
-    process.exit(signal === "SIGINT" ? 130 : 143)
-  }
-  const signals = ["SIGINT", "SIGTERM"] as const
-  for (const signal of signals) process.once(signal, interrupted)
-  bar.start(total, 0)
-  return {
-    update: (done) => bar.update(done),
-    stop: () => {
-      bar.stop()
-      for (const signal of signals) process.removeListener(signal, interrupted)
-    },
-  }
-}
-
 /** Print an error as one line (a JSON object with --format json) and return the exit code. Our own faults keep their stack. */
 export function report(error: unknown, json: boolean): number {
   if (error instanceof PrismaError) {

@@ -3,7 +3,8 @@ import { decodeImage, type Image } from "../data/image.ts"
 import { fail, PrismaError } from "../errors.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import type { Tensor } from "../tensor/tensor.ts"
-import { loadModel, note, plain, print, printJson, progress, style, table, type ModelOptions } from "./output.ts"
+import { loadModel, note, plain, print, printJson, style, table, type ModelOptions } from "./output.ts"
+import { progress } from "./progress.ts"
 
 export interface RunOptions extends ModelOptions {
   readonly top: number

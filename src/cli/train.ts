@@ -6,9 +6,9 @@ import { fail } from "../errors.ts"
 import { nodeRuntime } from "../runtime/node.ts"
 import type { Device } from "../runtime/devices.ts"
 import { openData } from "../train/data.ts"
-import { trainingProgress } from "../train/progress.ts"
 import { trainRun } from "../train/run.ts"
 import { note, plain, print, printJson, table } from "./output.ts"
+import { trainingProgress } from "./progress.ts"
 
 export interface TrainOptions {
   readonly out: string

@@ -134,7 +134,11 @@ const SECTIONS = {
     log_spaced: flag.default(false),
     keep_last: steps.nullable().default(null),
   }),
-  classification: z.strictObject({ num_classes: int(1, CLASSES), global_pool: flag.default(false) }),
+  classification: z.strictObject({
+    num_classes: int(1, CLASSES),
+    global_pool: flag.default(false),
+    class_names: z.array(text, { error: "must be a list of texts" }).optional(),
+  }),
   data: z.strictObject({
     name: text.default(""),
     path: text.optional(),
@@ -205,11 +209,16 @@ export function parseConfig(given: unknown, where: string): GlobalConfig {
   // A field with a wrong name is also one that is missing: the name says more.
   if (!success)
     return refuse(error.issues.find((i) => i.code === "unrecognized_keys") ?? error.issues[0]!, given, where)
-  const { image, transformer, data: set } = data
+  const { image, transformer, classification, data: set } = data
   const divided = (name: string, a: number, by: string, b: number) =>
     a % b === 0 || fail("E_CONFIG", `${where}: ${name} must be a multiple of ${by}: ${a} not divisible by ${b}`)
   divided("image.image_size", image.image_size, "image.patch_size", image.patch_size)
   divided("transformer.hidden_dim", transformer.hidden_dim, "transformer.num_heads", transformer.num_heads)
+  const { num_classes, class_names: names } = classification
+  if (names && names.length !== num_classes) {
+    const must = `must have ${num_classes} names (classification.num_classes)`
+    fail("E_CONFIG", `${where}: classification.class_names ${must}, got ${names.length}`)
+  }
   for (const name of ["mean", "std"] as const) {
     const n = set[name].length
     if (n === 1 || n === image.n_channels) continue

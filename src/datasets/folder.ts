@@ -1,7 +1,7 @@
 /** @file Folders of images, ROOT/SPLIT/CLASS/IMAGE, as torchvision's ImageFolder reads them
  * (https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html). */
 import { realpath, stat } from "node:fs/promises"
-import { extname, join } from "node:path"
+import { basename, extname, join } from "node:path"
 import { fail, listed } from "../errors.ts"
 import { readError } from "../files/system-errors.ts"
 import { quote } from "../tensor/quote.ts"
@@ -106,6 +106,16 @@ async function dataset(root: string, role: string, folder: string, split: Split,
     at: async (i) => decodeSample(made.encoded(i)),
   }
   return made
+}
+
+/**
+ * One split by itself, FOLDER/CLASS/**, read as `imageFolder` does; its classes are `classes`, by default its own folders.
+ * Errors: those of `imageFolder`.
+ */
+export async function classFolders(folder: string, classes?: readonly string[]): Promise<EncodedDataset> {
+  const split = await readSplit(folder)
+  if (split.files.length === 0) fail("E_DATASET_EMPTY", `${folder}: has no images`, { file: folder })
+  return dataset(folder, basename(folder), "", split, classes ?? split.classes, {})
 }
 
 /**

@@ -35,7 +35,7 @@ export interface RowGroup {
 }
 
 /** What a dataset may offer besides its samples. */
-interface Source extends Dataset {
+export interface Source extends Dataset {
   readonly groups?: readonly RowGroup[]
   encoded?(i: number): Encoded
 }

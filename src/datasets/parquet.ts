@@ -178,6 +178,15 @@ async function splitFiles(root: string): Promise<Map<string, string[]>> {
   return found
 }
 
+/** One split of such a folder by itself. Errors: those of `parquetSplits`. */
+export async function parquetSplit(root: string, role: keyof Splits): Promise<ParquetDataset> {
+  const found = await splitFiles(root)
+  const text = `no ${role} split; splits found: ${listed([...found.keys()]) || "none"}`
+  return parquetDataset(found.get(role) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root }), {
+    name: `parquet/${role}`,
+  })
+}
+
 /**
  * The splits in a folder of parquet files, in the layouts of the Hub: `data/train-00000-of-00001.parquet` or
  * `CONFIG/train/0000.parquet`. The training split's classes are those of all. Errors: those of `parquetDataset`;

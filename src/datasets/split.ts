@@ -4,9 +4,10 @@ import { writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
 import { quote } from "../tensor/quote.ts"
 import { Random } from "../tensor/random.ts"
-import type { Dataset, NamedDataset, Sample, Splits } from "./dataset.ts"
+import type { Dataset, NamedDataset, Sample } from "./dataset.ts"
 import { imageHash } from "./fingerprint.ts"
 import { checkIndex } from "./held.ts"
+import type { RowGroup, Source } from "./loader.ts"
 import { sha256 } from "./whole.ts"
 
 /** Numbers of samples, ascending; no sample is in two parts, some may be in none. */
@@ -15,6 +16,9 @@ export interface Parts {
   readonly test: Uint32Array
   readonly val?: Uint32Array
 }
+
+/** Of a dataset that may be tested on another one. */
+export type SomeParts = Pick<Parts, "train"> & Partial<Parts>
 
 export interface SplitOptions {
   readonly seed?: number
@@ -88,24 +92,42 @@ export function indicesOf(values: Uint8Array, value: number): Uint32Array {
 
 const ROLES = ["train", "test", "val"] as const
 
-/** The splits of one dataset. Errors: E_INPUT for a sample that it does not have, E_DATASET_EMPTY for an empty part. */
-export function partition(dataset: NamedDataset, { train, test, val }: Parts): Splits {
-  const part = (role: string, rows: Uint32Array): NamedDataset => {
+/** The parts of one dataset, whose samples are decoded and read as its own. Errors: E_INPUT for a sample that it does not
+ * have, E_DATASET_EMPTY for an empty part. */
+export function partition<P extends SomeParts>(
+  dataset: NamedDataset & Source,
+  parts: P,
+): { readonly [R in keyof P]: NamedDataset } {
+  const part = (role: string, rows: Uint32Array): NamedDataset & Source => {
     if (rows.length === 0) fail("E_DATASET_EMPTY", `${dataset.name}: its ${role} part has no samples`)
     for (const row of rows) checkIndex(row, dataset)
     const of = sha256(dataset.fingerprint, role, new Uint8Array(rows.buffer, rows.byteOffset, rows.byteLength))
-    const { classes, shape } = dataset
-    const made: NamedDataset = {
+    const { classes, shape, groups } = dataset
+    const rowOf = (i: number): number => rows[checkIndex(i, made)]!
+    const made: NamedDataset & Source = {
       name: `${dataset.name}/${role}`,
       fingerprint: of,
       classes,
       ...(shape && { shape }),
+      ...(groups && { groups: groupsOf(groups, rows) }),
+      ...(dataset.encoded && { encoded: (i) => dataset.encoded!(rowOf(i)) }),
       length: rows.length,
-      at: (i) => dataset.at(rows[checkIndex(i, made)]!),
+      at: (i) => dataset.at(rowOf(i)),
     }
     return made
   }
-  return { train: part("train", train), test: part("test", test), ...(val && { val: part("val", val) }) }
+  const made = ROLES.flatMap((role) => (parts[role] ? [[role, part(role, parts[role])] as const] : []))
+  return Object.fromEntries(made) as { [R in keyof P]: NamedDataset }
+}
+
+/** The groups as far as they have rows of a part, in that part's numbers; their bytes are read whole all the same. */
+function groupsOf(groups: readonly RowGroup[], rows: Uint32Array): RowGroup[] {
+  let next = 0
+  return groups.flatMap(({ end, bytes }) => {
+    const start = next
+    while (next < rows.length && rows[next]! < end) next++
+    return next > start ? [{ start, end: next, bytes }] : []
+  })
 }
 
 /** What a split's file says besides its parts, and of which dataset. */
@@ -115,7 +137,7 @@ type Known = Pick<NamedDataset, "name" | "fingerprint" | "length">
 
 /** Write `parts` of `dataset` into a JSON file: a bit for each sample and part, in base64 (60,000 samples: 20 kB).
  * Errors: E_INPUT for a sample that the dataset does not have; E_OUTPUT, E_DISK_FULL, E_IO. */
-export async function saveSplit(file: string, dataset: Known, parts: Parts): Promise<void> {
+export async function saveSplit(file: string, dataset: Known, parts: SomeParts): Promise<void> {
   const { name, fingerprint, length } = dataset
   const bits = ROLES.flatMap((role) => {
     const rows = parts[role]
@@ -136,7 +158,7 @@ const FILE = { limit: 2 ** 25, depth: 3, malformed: "E_DATASET_SCHEMA", tooLarge
 
 /** The parts that `saveSplit` wrote. Errors: E_DATASET_SCHEMA; E_INTEGRITY where they are of other data than `dataset`;
  * E_NOT_A_FILE, E_IO. */
-export async function readSplit(file: string, dataset: Known): Promise<Parts> {
+export async function readSplit(file: string, dataset: Known): Promise<SomeParts> {
   const json = record(await readJson(file, FILE), file, "the file")
   const got = json.get("format")
   if (got !== FORMAT) schema(file, `format must be "${FORMAT}", got ${quote(String(got))}`)
@@ -150,8 +172,9 @@ export async function readSplit(file: string, dataset: Known): Promise<Parts> {
   if (unknown.length > 0) schema(file, `parts must be train, test and val, got ${listed(unknown.map((k) => quote(k)))}`)
   const seen = new Uint8Array(dataset.length)
   const part = (role: string) => unpacked(stored.get(role), dataset.length, seen, `${file}: part ${role}`, file)
-  const both = { train: part("train"), test: part("test") }
-  return stored.has("val") ? { ...both, val: part("val") } : both
+  const train = part("train")
+  const val = stored.has("val") ? { val: part("val") } : {}
+  return { train, ...((stored.has("test") || !stored.has("val")) && { test: part("test") }), ...val }
 }
 
 const schema = (file: string, what: string): never => fail("E_DATASET_SCHEMA", `${file}: ${what}`, { file })

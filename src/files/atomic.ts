@@ -4,6 +4,7 @@ import { createHash, randomBytes } from "node:crypto"
 import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
+import { setTimeout as wait } from "node:timers/promises"
 import { fail, PrismaError } from "../errors.ts"
 import { isWithin } from "./paths.ts"
 import { systemCode, writeError } from "./system-errors.ts"
@@ -71,6 +72,47 @@ export async function publishFolder<T>(
 /** Make a folder and those above it. Errors: E_OUTPUT, E_DISK_FULL, E_IO. */
 export async function makeFolder(path: string): Promise<void> {
   await mkdir(path, { recursive: true }).catch((e: unknown) => writeError(e, path))
+}
+
+/** Take away a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
+export async function removeFolder(path: string): Promise<void> {
+  const target = resolve(path)
+  const temp = tempName(target)
+  try {
+    if (await moveIfThere(target, temp)) await remove(temp)
+  } catch (error) {
+    writeError(error, target)
+  }
+}
+
+/** Times that a claim is tried, each after a random wait of at most so many ms: of two that meet at once both step back. */
+const [CLAIMS, CLAIM_WAIT] = [4, 100]
+
+/**
+ * Keep the name `path` for this process until what is given back is called, or the process is no more; nothing comes to
+ * stand there, but its folder is made. Errors: E_LOCKED where a living process has it; E_OUTPUT, E_DISK_FULL, E_IO.
+ */
+export async function claim(path: string): Promise<() => Promise<void>> {
+  const target = resolve(path)
+  const folder = dirname(target)
+  try {
+    await mkdir(folder, { recursive: true })
+    for (let left = CLAIMS; ; left--) {
+      const temp = tempName(target)
+      await mkdir(temp)
+      // Each looks after it has made its own, so of two the later one sees the other.
+      const other = (await leftovers(folder)).find((c) => c.target === target && !c.dead && c.path !== temp)
+      if (other === undefined) return () => remove(temp).then(() => {})
+      await remove(temp)
+      if (left > 1) await wait(CLAIM_WAIT * Math.random())
+      else {
+        const how = `wait for that one, or remove ${other.path} if it is no more`
+        fail("E_LOCKED", `${folder}: another process works in it; ${how}`, busy(folder))
+      }
+    }
+  } catch (error) {
+    return writeError(error, target)
+  }
 }
 
 type Existing = "file" | "folder" | undefined

@@ -5,14 +5,14 @@ import { initOptions, modelConfig, type GlobalConfig } from "../configs/index.ts
 import type { Dataset, NamedDataset, Splits } from "../datasets/dataset.ts"
 import { batches, type Augmentation, type Batch } from "../datasets/loader.ts"
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts"
-import { writeSafetensors } from "../files/safetensors-file.ts"
 import { initialise } from "../model/init.ts"
 import { Random } from "../tensor/random.ts"
 import type { Runtime } from "../runtime/runtime.ts"
 import { version } from "../version.ts"
 import { checkSame, latestCheckpoint, pruneCheckpoints, saveCheckpoint, type TrainingState } from "./checkpoint.ts"
 import { evaluator, type Evaluation } from "./evaluate.ts"
-import { flatten, unflatten } from "./layout.ts"
+import { flatten } from "./layout.ts"
+import { TRAINING_FILE, writeMouse } from "./mouse.ts"
 import { trainedModel, type Task } from "./objective.ts"
 import { learningRate, type ScheduleOptions } from "./schedule.ts"
 import { trainingStep, type StepOptions } from "./step.ts"
@@ -117,8 +117,8 @@ function divided(
 }
 
 /**
- * Train the model that `config` means on `data` and write all of it into `options.out`: config.json, metrics.jsonl,
- * checkpoints, curves.svg and at the end model.safetensors, which `loadPretrained` takes.
+ * Train the model that `config` means on `data` and write all of it into `options.out`: training.json, metrics.jsonl,
+ * checkpoints, curves.svg and at the end the model, which `loadPretrained` takes (docs/mice-format.md).
  * Errors: E_CONFIG, E_OUTPUT and E_DISK_FULL before the first step; E_CHECKPOINT_*; E_TRAIN_DIVERGED.
  */
 export async function trainRun(config: GlobalConfig, data: Splits, options: RunOptions): Promise<RunResult> {
@@ -149,7 +149,7 @@ export async function trainRun(config: GlobalConfig, data: Splits, options: RunO
   const fingerprints = fingerprintsOf(config, data, options)
   const saved = options.resume ? await latestCheckpoint(checkpoints, warn) : undefined
   if (saved) checkSame(saved, fingerprints)
-  await writeFileAtomic(join(out, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`)
+  await writeFileAtomic(join(out, TRAINING_FILE), `${JSON.stringify(config, undefined, 2)}\n`)
   const w = saved ? {} : { w: flatten(trained.layout, initialise(model, initOptions(config))) }
   const state = stepper(runtime, step, own, { ...w, ...saved?.vectors })
   const evaluate = evaluator(runtime, trained)
@@ -194,7 +194,8 @@ export async function trainRun(config: GlobalConfig, data: Splits, options: RunO
     waited: 0,
   }
   const evaluated = () => state.vectors["ema"] ?? state.vectors["w"]!
-  const writeModel = (folder: string, flat: Float32Array) => writeMouse(folder, config, trained.layout, flat)
+  const { classes } = data.train
+  const writeModel = (folder: string, flat: Float32Array) => writeMouse(folder, config, trained.layout, flat, classes)
   const saves = new Set<Promise<unknown>>()
   let failed: unknown
   const save = async () => {
@@ -333,15 +334,4 @@ function fingerprintsOf(config: GlobalConfig, data: Splits, { threads }: RunOpti
         : [[section, JSON.stringify(value)] as const],
   )
   return { ...Object.fromEntries(fields), ...dataFingerprints(data), threads: threads ?? null, version }
-}
-
-/** The model's own files: what `loadPretrained` takes. */
-async function writeMouse(
-  folder: string,
-  config: GlobalConfig,
-  layout: Parameters<typeof unflatten>[0],
-  flat: Float32Array,
-) {
-  await writeSafetensors(join(folder, "model.safetensors"), unflatten(layout, flat), { format: "pt" })
-  await writeFileAtomic(join(folder, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`)
 }

@@ -7,7 +7,7 @@ import { join, resolve } from "node:path"
 export const root = resolve(import.meta.dirname, "../..")
 const MAIN = join(root, "dist/src/cli/main.js")
 
-export const demoModel = join(root, "model-cards/mnist-demo")
+export const demoModel = join(root, "test/fixtures/mnist-demo")
 export const seven = join(demoModel, "seven.png")
 export const reference = (name: string): string => join(root, "test/fixtures/reference", name)
 

@@ -1,4 +1,5 @@
-/** @file How far a training run is: a bar where a person looks, else a line now and then; a step costs a look at the clock. */
+/** @file How far a command is: a bar where a person looks; of training else a line now and then, and a step costs a look at the clock. */
+import type { Options, SingleBar } from "cli-progress"
 import { fail } from "../errors.ts"
 
 export interface ProgressOptions {
@@ -75,18 +76,9 @@ export async function trainingProgress(options: ProgressOptions): Promise<Traini
 }
 
 async function bar(stream: ProgressStream, total: number, start: number): Promise<Show> {
-  const { SingleBar, Presets } = await import("cli-progress")
-  const progress = new SingleBar(
-    {
-      format: "{bar} {value}/{total}  loss {loss}  {speed} images/s  {left}",
-      barsize: 24,
-      stream,
-      hideCursor: true,
-      // Its own handlers only stop the bar; those of the trainer save and end the run.
-      gracefulExit: false,
-    },
-    Presets.shades_classic,
-  )
+  const progress = await singleBar("{bar} {value}/{total}  loss {loss}  {speed} images/s  {left}", stream, {
+    barsize: 24,
+  })
   progress.start(total, start, { loss: "-", speed: "-", left: "" })
   // However the process ends, its terminal gets its cursor back.
   const restore = () => progress.stop()
@@ -131,4 +123,37 @@ function duration(seconds: number): string {
   if (s < 60) return `${s}s`
   if (s < 3600) return `${Math.floor(s / 60)}m${two(s % 60)}s`
   return `${Math.floor(s / 3600)}h${two(Math.floor(s / 60) % 60)}m`
+}
+
+interface Progress {
+  update(done: number): void
+  stop(): void
+}
+
+/** A bar on stderr, where that is a terminal, which is gone when all is done. */
+export async function progress(label: string, total: number): Promise<Progress> {
+  if (!process.stderr.isTTY || total < 2) return { update() {}, stop() {} }
+  const format = `${label} {bar} {value}/{total}  {duration_formatted}  left {eta_formatted}`
+  const bar = await singleBar(format, process.stderr, { clearOnComplete: true })
+  const interrupted = (signal: NodeJS.Signals) => {
+    bar.stop()
+    process.exit(signal === "SIGINT" ? 130 : 143)
+  }
+  const signals = ["SIGINT", "SIGTERM"] as const
+  for (const signal of signals) process.once(signal, interrupted)
+  bar.start(total, 0)
+  return {
+    update: (done) => bar.update(done),
+    stop: () => {
+      bar.stop()
+      for (const signal of signals) process.removeListener(signal, interrupted)
+    },
+  }
+}
+
+async function singleBar(format: string, stream: ProgressStream, more: Options): Promise<SingleBar> {
+  const cli = await import("cli-progress")
+  // cli-progress's own handlers only stop the bar: the command would go on after Ctrl-C.
+  const options = { format, stream, hideCursor: true, gracefulExit: false, ...more }
+  return new cli.SingleBar(options, cli.Presets.shades_classic)
 }
