@@ -81,7 +81,7 @@ describe.each((Object.keys(EXAMPLES) as Op[]).filter((op) => !FLAT.includes(op))
       { r: weights, ...Object.fromEntries(inputs.map((x, i) => [`x${i}`, x])) },
       Object.fromEntries(dy.map((v, i) => [`d${i}`, v])),
     )
-    const got = await run(feeds as never)
+    const got = await run(feeds)
     for (const [i, x] of real.entries()) {
       const at = inputs.indexOf(x)
       const slope = differences((moved) => value(xs.with(at, moved)), xs[at]!, 1e-5)

@@ -79,9 +79,9 @@ describe("partition", () => {
     const { train, test, val } = partition(dots([5, 6, 7, 8]), parts)
     const pixels = async (d: NamedDataset) =>
       Promise.all(Array.from({ length: d.length }, async (_, i) => (await d.at(i)).image.data[0]))
-    expect([await pixels(train), await pixels(test), await pixels(val!)]).toEqual([[5, 7], [6], [8]])
-    expect([train.name, test.name, val!.name]).toEqual(["dots/train", "dots/test", "dots/val"])
-    expect(new Set([train, test, val!].map((d) => d.fingerprint)).size).toBe(3)
+    expect([await pixels(train), await pixels(test), await pixels(val)]).toEqual([[5, 7], [6], [8]])
+    expect([train.name, test.name, val.name]).toEqual(["dots/train", "dots/test", "dots/val"])
+    expect(new Set([train, test, val].map((d) => d.fingerprint)).size).toBe(3)
     expect(() => train.at(2)).toThrow(expect.objectContaining({ code: "E_INPUT" }))
   })
 

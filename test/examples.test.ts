@@ -17,6 +17,10 @@ const SAYS: Readonly<Record<string, RegExp>> = {
   "04-attention-picture.mjs": /attention\.png: 592 x 472 pixels/,
   "05-export.mjs": /certified: 5 values[^]*logit of 7: 11\.37 with an empty stream: -?\d\.\d+/,
   "06-values.mjs": /entropy of each head of layer 2, nats:( \d\.\d{3}){4}/,
+  "07-gradients.mjs":
+    /^logit of 7: 11\.366, .* each \[ 1, 17, 4, 32 \]\n[^]*blocks\.2\.\S+ head 1 estimated +-0\.37 measured +-1\.70\n[^]*72 weights.*\[ 128, 128 \]\n$/,
+  "08-train-a-mouse.mjs":
+    /^after 40 steps of 26724 weights: accuracy 0\.\d{3}\nafter 120 steps: accuracy (0\.9\d\d|1\.000)\ntest image 0 is (\w+), it says \2; pattern \[ 1, 4, 17, 17 \]\n$/,
 }
 
 it("names what each example prints", () => {

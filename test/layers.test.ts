@@ -173,12 +173,8 @@ const RULES: readonly [string, Rule, readonly string[], path: string, text: stri
   [
     "files are made and renamed in one place",
     oneWriter,
-    [
-      // They fill the folder that publishFolder makes and renames, which nobody sees before it is whole.
-      ...["copyFile", "link", "mkdir"].map((name) => `src/export/convert.ts uses ${name}`),
-      // Older checkpoints go; one that is half gone does not match its manifest and is passed over.
-      "src/train/checkpoint.ts uses rm",
-    ],
+    // They fill the folder that publishFolder makes and renames, which nobody sees before it is whole.
+    ["copyFile", "link", "mkdir"].map((name) => `src/export/convert.ts uses ${name}`),
     "src/data/fake.ts",
     'import { writeFile as put } from "node:fs/promises"',
   ],

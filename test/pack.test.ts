@@ -61,7 +61,8 @@ describe("the tarball", () => {
     const kinds = [
       /^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
       /^dist\/(src|converters)\/.+\.(js|d\.ts)$/,
-      /^model-cards\/mnist\//,
+      /^model-cards\/[a-z0-9-]+\/(README\.md|[a-z_]+\.json|curves\.svg|model\.safetensors)$/,
+      /^model-cards\/mnist\/seven\.png$/,
     ]
     expect(files.filter((file) => !kinds.some((kind) => kind.test(file)))).toEqual([])
     for (const file of [
@@ -140,14 +141,9 @@ describe("a project that installed it", () => {
     expect(existsSync(join(scratch, "out/onnx/model.onnx"))).toBe(true)
   })
 
-  it.each([
-    ["nodenext", "nodenext"],
-    ["bundler", "esnext"],
-  ])("compiles against its types with moduleResolution %s, strictly", async (moduleResolution, module) => {
-    const project = join(scratch, moduleResolution)
-    mkdirSync(project)
-    writeFileSync(join(project, "package.json"), '{"type":"module"}')
-    const consumer = `
+  // What reads files needs Node's own types; what runs anywhere those of a browser are enough for.
+  const node = `
+import { BaseViT, defineConfig, induction, MNISTConfig, trainRun, type GlobalConfig, type RunResult } from "vit-prisma"
 import { convertModel, loadPretrained, ops, type HookFunction, type LoadedViT, type Tensor } from "vit-prisma"
 import { float32, type ModelInput, type Value } from "vit-prisma/core"
 const model: LoadedViT = await loadPretrained("folder", { threads: 1 })
@@ -156,25 +152,53 @@ const half: HookFunction = (t: Tensor) => t
 const { logits, cache } = await model.runWithCache(input, { hooks: { hook_embed: half }, edit: { "*.hook_z": (v: Value) => ops.neg(v) } })
 export const shapes: readonly number[][] = [[...logits.shape], [...cache.pattern(0).shape]]
 export const folder: string = (await convertModel(model, "out", { hooks: "*", certify: true })).folder
+const config: GlobalConfig = defineConfig(MNISTConfig, { training: { lr: 1e-3, loss_fn_name: "MSE" } })
+const { runtime } = new BaseViT(config)
+export const result: RunResult = await trainRun(config, induction(), { out: "run", runtime })
 // @ts-expect-error a misspelt option is found
 await loadPretrained("folder", { thread: 1 })
+// @ts-expect-error and a misspelt field
+defineConfig(MNISTConfig, { training: { rate: 1e-3 } })
 // @ts-expect-error a tensor is no number
 export const wrong: number = logits
 `
-    writeFileSync(join(project, "consumer.ts"), consumer)
-    const options = {
-      target: "es2022",
-      lib: ["es2022"],
-      module,
-      moduleResolution,
-      types: [],
-      strict: true,
-      noEmit: true,
-      skipLibCheck: false,
-    }
-    writeFileSync(join(project, "tsconfig.json"), JSON.stringify({ compilerOptions: options, files: ["consumer.ts"] }))
-    const tsc = join(root, "node_modules/typescript/bin/tsc")
-    const said = await run(process.execPath, [tsc, "-p", project]).catch((error: { stdout: string }) => error)
-    expect(said.stdout).toBe("")
-  })
+  const anywhere = `
+import { float32, grad, ops, type Gradients, type HookedViT, type Value } from "vit-prisma/core"
+const x: Value = ops.input("x", [2])
+export const [dx]: Value[] = grad(ops.sum(ops.mul(x, x), [0]), [x])
+export const at = async (model: HookedViT): Promise<Gradients> =>
+  model.gradients(float32([1, 1, 28, 28], new Float32Array(784)), "logits[:, 1]", { at: "blocks.*.hook_z" })
+// @ts-expect-error a value is no tensor
+export const wrong: Float32Array = dx.data
+`
+  const nodes = [join(root, "node_modules/@types/node")]
+  it.each([
+    ["nodenext", "nodenext", "Node's", node, nodes, []],
+    ["bundler", "esnext", "Node's", node, nodes, []],
+    ["bundler", "esnext", "a browser's", anywhere, [], ["dom"]],
+  ])(
+    "compiles with moduleResolution %s, module %s and %s types",
+    async (moduleResolution, module, _, program, types, libs) => {
+      const project = mkdtempSync(join(scratch, "project-"))
+      writeFileSync(join(project, "package.json"), '{"type":"module"}')
+      writeFileSync(join(project, "consumer.ts"), program)
+      const options = {
+        target: "es2022",
+        lib: ["es2022", ...libs],
+        module,
+        moduleResolution,
+        types,
+        strict: true,
+        noEmit: true,
+        skipLibCheck: false,
+      }
+      writeFileSync(
+        join(project, "tsconfig.json"),
+        JSON.stringify({ compilerOptions: options, files: ["consumer.ts"] }),
+      )
+      const tsc = join(root, "node_modules/typescript/bin/tsc")
+      const said = await run(process.execPath, [tsc, "-p", project]).catch((error: { stdout: string }) => error)
+      expect(said.stdout).toBe("")
+    },
+  )
 })

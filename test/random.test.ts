@@ -10,11 +10,7 @@ describe("philox 4x32-10 gives the known answers of Random123 (kat_vectors)", ()
   it.each([
     [[0, 0, 0, 0], [0, 0], "6627e8d5 e169c58d bc57ac4c 9b00dbd8"],
     [[ones, ones, ones, ones], [ones, ones], "408f276d 41c83b0e a20bc7c6 6d5451fd"],
-    [
-      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
-      [0xa4093822, 0x299f31d0],
-      "d16cfe09 94fdcceb 5001e420 24126ea1",
-    ],
+    [[0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], "d16cfe09 94fdcceb 5001e420 24126ea1"],
   ])("%#", (counter, key, expected) => expect(hex(philox(counter, key, new Uint32Array(4)))).toBe(expected))
 })
 
@@ -49,7 +45,7 @@ describe("streams", () => {
   it("permute without loss and choose without bias", () => {
     const r = new Random(3)
     expect([...r.permutation(1000)].sort((a, b) => a - b)).toEqual(Array.from({ length: 1000 }, (_, i) => i))
-    const counts = new Array<number>(6).fill(0)
+    const counts = Array.from({ length: 6 }, () => 0)
     for (let i = 0; i < 60_000; i++) counts[r.below(6)]!++
     for (const c of counts) expect(Math.abs(c - 10_000)).toBeLessThan(400)
   })

@@ -18,7 +18,13 @@ const args = (out: string, threads: number, more: readonly string[] = []) => [
   ),
   ..."--set saving.save_cp_frequency=7 --set saving.keep_last=3 --set logging.log_frequency=1".split(" "),
   ..."--set training.eval_frequency=50 --set dropout.mlp=0.1 --set dropout.attention=0.1".split(" "),
-  ...["--set", `training.max_steps=${STEPS}`, "--out", out, "--threads", String(threads), ...more],
+  "--set",
+  `training.max_steps=${STEPS}`,
+  "--out",
+  out,
+  "--threads",
+  String(threads),
+  ...more,
 ]
 
 const sha256 = (file: string) => createHash("sha256").update(readFileSync(file)).digest("hex")

@@ -63,7 +63,7 @@ describe.skipIf(!existsSync(reference))("ten steps of PyTorch's AdamW", () => {
     for (let t = 1; t <= 10; t++) {
       const batch = {
         images: float32([8, 1, 32, 32], images.slice((t - 1) * 8192, t * 8192)),
-        labels: int64([8], [...labels.slice((t - 1) * 8, t * 8)]),
+        labels: int64([8], Array.from(labels.slice((t - 1) * 8, t * 8))),
       }
       const report = await state.step([batch], 0.01, t)
       expect(Math.abs(report["loss"]! / losses[t - 1]! - 1)).toBeLessThan(1e-5)

@@ -1,14 +1,13 @@
 /** @file vit-prisma train and evaluate: a config or a model, and a dataset. */
-import { existsSync } from "node:fs"
-import { join, resolve } from "node:path"
+import { resolve } from "node:path"
 import { configByName, readConfig, setField, type GlobalConfig } from "../configs/index.ts"
 import { fail } from "../errors.ts"
 import { nodeRuntime } from "../runtime/node.ts"
 import type { Device } from "../runtime/devices.ts"
 import { openData } from "../train/data.ts"
-import { trainRun } from "../train/run.ts"
-import { note, plain, print, printJson, table } from "./output.ts"
-import { trainingProgress } from "./progress.ts"
+import { refuseOtherRun, trainRun, type RunResult } from "../train/run.ts"
+import { note, plain, print, printJson, table, warn } from "./output.ts"
+import { trainingProgress, type TrainingProgress } from "./progress.ts"
 
 export interface TrainOptions {
   readonly out: string
@@ -42,24 +41,13 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
   const config = await configOf(name, options)
   const { device } = config.training
   const { threads, out, resume = false, workers } = options
+  await refuseOtherRun(out, config, resume)
   const runtime = nodeRuntime({ device: device === "auto" ? "cpu" : device, ...(threads && { threads }) })
-  if (!resume && existsSync(join(out, "metrics.jsonl"))) {
-    fail("E_OUTPUT", `${out}: holds a run; go on with it by --resume, or choose another folder`, { file: out })
-  }
   const data = await openData(config)
 
-  const stop = new AbortController()
-  let signalled: NodeJS.Signals | undefined
-  const interrupted = (signal: NodeJS.Signals) => {
-    // A second one does not wait: what is on the disk is whole at any moment.
-    if (signalled) process.exit(signal === "SIGINT" ? 130 : 143)
-    signalled = signal
-    note("stopping after this step; once more to stop at once")
-    stop.abort()
-  }
-  const signals = ["SIGINT", "SIGTERM"] as const
-  for (const signal of signals) process.on(signal, interrupted)
-  let bar: Awaited<ReturnType<typeof trainingProgress>> | undefined
+  const json = options.format === "json"
+  const stop = stopOnSignals((message) => note(json ? JSON.stringify({ note: message }) : message))
+  let bar: TrainingProgress | undefined
   try {
     let opening: Promise<void> | undefined
     const result = await trainRun(config, data, {
@@ -69,43 +57,67 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
       ...(threads && { threads }),
       workers,
       signal: stop.signal,
-      warn: (message) => note(plain(message)),
+      warn: (message) => warn(message, options),
       onStep: ({ step, steps, loss, batch, evaluation }) => {
-        opening ??= trainingProgress({ total: steps, done: step - 1, batch, json: options.format === "json" }).then(
-          (b) => {
-            bar = b
-          },
-        )
+        opening ??= trainingProgress({ total: steps, done: step - 1, batch, json }).then((b) => void (bar = b))
         bar?.update(step, loss)
-        if (evaluation && !process.stderr.isTTY) note(`step ${step}: ${shown(evaluation)}`)
+        if (Object.keys(evaluation).length && !process.stderr.isTTY)
+          note(json ? JSON.stringify({ step, ...evaluation }) : `step ${step}: ${shown(evaluation)}`)
       },
     })
     await opening
     bar?.stop()
-    if (options.format === "json") printJson(result)
-    else {
-      const { test, ...rest } = result
-      const rows = Object.entries({
-        ...rest,
-        ...(test && Object.fromEntries(Object.entries(test).map(([k, v]) => [`test ${k}`, v]))),
-      })
-      print(
-        table(
-          rows.map(([key, value]) => [
-            key,
-            typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value),
-          ]),
-        ),
-      )
-    }
-    if (result.ended === "interrupted") process.exitCode = signalled === "SIGTERM" ? 143 : 130
+    if (json) printJson(result)
+    else print(table(rowsOf(result)))
+    // A request that a server does not answer would keep the process.
+    const code = stop.exitCode()
+    if (result.ended === "interrupted" && code) process.stdout.write("", () => process.exit(code))
   } finally {
-    for (const signal of signals) process.removeListener(signal, interrupted)
+    bar?.stop()
+    stop.release()
     await runtime.release()
   }
 }
 
-const shown = (values: Readonly<Record<string, number>>): string =>
+/** Milliseconds in which a signal is the same one: npx sends on the terminal's, so that each comes twice. */
+const ECHO = 100
+
+/** SIGINT and SIGTERM abort `signal`; one more ends the process at once: what is on the disk is whole at any moment. */
+function stopOnSignals(say: (message: string) => void) {
+  const codes = { SIGINT: 130, SIGTERM: 143 } as const
+  const stop = new AbortController()
+  let first: { readonly code: number; readonly at: number } | undefined
+  const interrupted = (name: NodeJS.Signals) => {
+    const [code, at] = [codes[name as keyof typeof codes], performance.now()]
+    if (!first) {
+      first = { code, at }
+      say("stopping after this step; once more to stop at once")
+      stop.abort()
+    } else if (at - first.at > ECHO) process.exit(code)
+  }
+  const names = Object.keys(codes) as (keyof typeof codes)[]
+  for (const name of names) process.on(name, interrupted)
+  return {
+    signal: stop.signal,
+    exitCode: () => first?.code,
+    release: () => {
+      for (const name of names) process.removeListener(name, interrupted)
+    },
+  }
+}
+
+/** A result as rows of a table; what has parts, in a row for each. */
+function rowsOf(result: RunResult): string[][] {
+  const cell = (value: string | number) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : value)
+  const entries: [string, string | number | Values][] = Object.entries(result)
+  return entries.flatMap(([key, value]) =>
+    typeof value === "object" ? Object.entries(value).map(([k, v]) => [`${key} ${k}`, cell(v)]) : [[key, cell(value)]],
+  )
+}
+
+type Values = Readonly<Record<string, number>>
+
+const shown = (values: Values): string =>
   Object.entries(values)
     .map(([name, value]) => `${name} ${value.toPrecision(4)}`)
     .join(", ")

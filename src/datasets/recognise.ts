@@ -31,12 +31,14 @@ interface Kind {
 const KINDS = {
   idx: {
     what: "MNIST's idx files (t10k-images-idx3-ubyte, ...)",
-    matches: (_, { files }) => files.some((name) => /^(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?$/.test(name)),
+    matches: (_, { files }) =>
+      files.some((name) => /^(train|t10k)-(images|labels)[-.]idx[13]-ubyte(\.gz)?$/.test(name)),
     open: async (root, split) => splitOf(await mnist(root), split, root),
   },
   cifar10: {
     what: "CIFAR-10's batches (data_batch_1.bin, ...) or sheets (cifar10_batch_0.png, ..., cifar10_labels.js)",
-    matches: (_, { files }) => files.some((name) => /^((data_batch_\d|test_batch)\.bin|cifar10_labels\.js)$/.test(name)),
+    matches: (_, { files }) =>
+      files.some((name) => /^((data_batch_\d|test_batch)\.bin|cifar10_labels\.js)$/.test(name)),
     open: async (root, split) => splitOf(await cifar10(root), split, root),
   },
   parquet: {
@@ -62,7 +64,9 @@ export const openOneSplit = { parquet: KINDS.parquet.open, folder: KINDS.folder.
  */
 export async function datasetAt(path: string, split: SplitName): Promise<{ what: string; data: NamedDataset }> {
   const stats = await stat(path).catch((error: unknown) =>
-    systemCode(error) === "ENOENT" ? fail("E_USAGE", `${path}: there is no such file or folder`) : readError(error, path),
+    systemCode(error) === "ENOENT"
+      ? fail("E_USAGE", `${path}: there is no such file or folder`)
+      : readError(error, path),
   )
   if (!stats.isDirectory()) {
     if (!(await isParquet(path))) fail("E_USAGE", `${path}: is no parquet file; ${lookedFor()}`, { file: path })
@@ -145,5 +149,5 @@ async function openFolder(root: string, split: SplitName): Promise<NamedDataset>
   const text = `no ${split} split; splits found: ${splits.join(", ")}`
   const folder = named(split) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root })
   const train = named("train")
-  return classFolders(join(root, folder), train && (await list(join(root, train))).folders)
+  return classFolders(join(root, folder), train === undefined ? undefined : (await list(join(root, train))).folders)
 }

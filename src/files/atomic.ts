@@ -74,8 +74,8 @@ export async function makeFolder(path: string): Promise<void> {
   await mkdir(path, { recursive: true }).catch((e: unknown) => writeError(e, path))
 }
 
-/** Take away a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
-export async function removeFolder(path: string): Promise<void> {
+/** Take away a file or a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
+export async function removeWhole(path: string): Promise<void> {
   const target = resolve(path)
   const temp = tempName(target)
   try {

@@ -7,7 +7,7 @@
 function mulHi(a: number, b: number): number {
   const [ah, al, bh, bl] = [a >>> 16, a & 0xffff, b >>> 16, b & 0xffff]
   const mid = ah * bl + ((al * bl) >>> 16)
-  return (ah * bh + Math.floor(mid / 65536) + (((mid % 65536) + al * bh) / 65536)) >>> 0
+  return (ah * bh + Math.floor(mid / 65536) + ((mid % 65536) + al * bh) / 65536) >>> 0
 }
 
 /** Ten rounds over a counter of four words under a key of two, written into `out`. */

@@ -1,8 +1,8 @@
 /** @file Checkpoints of a run: folders that are complete or not there, and the newest that can be gone on from. */
-import { readdir, rm } from "node:fs/promises"
+import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail, PrismaError } from "../errors.ts"
-import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
+import { publishFolder, removeWhole, writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest, writeManifest } from "../files/manifest.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
@@ -19,10 +19,20 @@ export interface TrainingState {
   readonly position: Position
   /** What must be the same where a run goes on: the config's fields, data, versions, threads; by name. */
   readonly fingerprints: Readonly<Record<string, string | number | null>>
-  /** Best validation so far and evaluations since, where training stops early; seconds of training. */
-  readonly best: number | null
+  /** The best validation so far, and how many there were since. */
+  readonly best: Best | null
   readonly waited: number
+  /** Of training. */
   readonly seconds: number
+  /** What the last step has to log, where a signal came before it was evaluated. */
+  readonly pending: Readonly<Record<string, number>> | null
+}
+
+/** A validation, and the step after which it was. */
+export interface Best {
+  readonly step: number
+  readonly loss: number
+  readonly accuracy?: number
 }
 
 export interface Saved extends TrainingState {
@@ -95,14 +105,32 @@ export async function readCheckpoint(folder: string): Promise<Saved> {
     fail("E_CHECKPOINT_CORRUPT", `${folder}: has no manifest.json: it was not saved to its end`, { file: folder })
   }
   const file = join(folder, "state.json")
-  const { format, ...state } = (await readJson(file, RULES)) as TrainingState & { format?: unknown }
-  if (format !== FORMAT) fail("E_CHECKPOINT_CORRUPT", `${file}: expected format "${FORMAT}"`, { file })
+  const state = await readJson(file, RULES)
+  if (!isState(state))
+    fail("E_CHECKPOINT_CORRUPT", `${file}: is not the state of a run in format "${FORMAT}"`, { file })
   const { entries, stored } = await openSafetensors(join(folder, "optimizer.safetensors"))
-  const vectors: Vectors = {}
-  for (const name of entries.keys()) vectors[name] = await vectorOf(stored(name))
-  if (!vectors["w"])
-    fail("E_CHECKPOINT_CORRUPT", `${folder}/optimizer.safetensors: has no tensor "w"`, { file: folder })
-  return { ...state, folder, vectors }
+  const vectors: [string, Float32Array][] = []
+  for (const name of entries.keys()) vectors.push([name, await vectorOf(stored(name))])
+  return { ...state, folder, vectors: Object.fromEntries(vectors) }
+}
+
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+const isNumber = (value: unknown): value is number => typeof value === "number" && value >= 0
+
+/** Numbers that JSON lacks are null in it. */
+function isState(json: unknown): json is TrainingState {
+  if (!isRecord(json) || json["format"] !== FORMAT) return false
+  const { position, fingerprints, best, waited, seconds, pending } = json
+  const parts = isRecord(position) ? ["step", "epoch", "batch", "images"].map((name) => position[name]) : []
+  return (
+    parts.length > 0 &&
+    [...parts, waited].every((n) => Number.isSafeInteger(n) && isNumber(n)) &&
+    isNumber(seconds) &&
+    isRecord(fingerprints) &&
+    (best === null || (isRecord(best) && isNumber(best["step"]) && isNumber(best["loss"]))) &&
+    (pending === null || isRecord(pending))
+  )
 }
 
 async function vectorOf(stored: StoredTensor): Promise<Float32Array> {
@@ -111,11 +139,27 @@ async function vectorOf(stored: StoredTensor): Promise<Float32Array> {
   return fail("E_CHECKPOINT_CORRUPT", `${stored.file}: expected float32, got ${dtype}`, { file: stored.file })
 }
 
-/** Take away all but the newest `keep`, and those that `keeps` says. */
-export async function pruneCheckpoints(root: string, keep: number, keeps: (step: number) => boolean): Promise<void> {
-  const steps = await checkpointSteps(root)
+/** Error: E_CHECKPOINT_CORRUPT where it does not hold these vectors of `size` numbers. */
+export function checkVectors({ folder, vectors }: Saved, names: readonly string[], size: number): void {
+  for (const name of names) {
+    const length = vectors[name]?.length ?? 0
+    if (length === size) continue
+    const what = `"${name}" has ${length} numbers, expected ${size}`
+    fail("E_CHECKPOINT_CORRUPT", `${folder}/optimizer.safetensors: ${what}; resume from another`, { file: folder })
+  }
+}
+
+/** Of the checkpoints up to step `last` take away all but the newest `keep`, and those that `keeps` says. Later ones are
+ * those that a resumed run has passed over: they do not count. */
+export async function pruneCheckpoints(
+  root: string,
+  last: number,
+  keep: number,
+  keeps: (step: number) => boolean,
+): Promise<void> {
+  const steps = (await checkpointSteps(root)).filter((step) => step <= last)
   for (const step of steps.slice(0, Math.max(0, steps.length - keep))) {
-    if (!keeps(step)) await rm(join(root, nameOf(step)), { recursive: true, force: true })
+    if (!keeps(step)) await removeWhole(join(root, nameOf(step)))
   }
 }
 

@@ -2,10 +2,12 @@
 import type { GlobalConfig } from "../configs/index.ts"
 import type { Dataset } from "../datasets/dataset.ts"
 import { batches } from "../datasets/loader.ts"
+import { fail } from "../errors.ts"
 import type { Runtime } from "../runtime/runtime.ts"
 import { tensor, type Tensor } from "../tensor/tensor.ts"
 import { flatValue } from "./layout.ts"
 import type { TrainedModel } from "./objective.ts"
+import { fedOf } from "./plan.ts"
 
 export interface Evaluation {
   /** The mean over all samples. */
@@ -17,11 +19,11 @@ export interface Evaluation {
 // Larger batches gain nothing; smaller ones keep what is held at once below about 100 MB for 65 tokens of width 512.
 const BATCH = 128
 
-/** Evaluates weights given as a flat vector; no dropout, each sample once. */
+/** Evaluates weights given as a flat vector; no dropout, each sample once. Error: E_INTERRUPTED once `signal` is aborted. */
 export function evaluator(runtime: Runtime, model: TrainedModel) {
   const w = flatValue(model.layout, "w")
   const { inputs, loss, metrics } = model.objective(w, "evaluation")
-  return async (data: Dataset, config: GlobalConfig, flat: Float32Array): Promise<Evaluation> => {
+  return async (data: Dataset, config: GlobalConfig, flat: Float32Array, signal?: AbortSignal): Promise<Evaluation> => {
     const run = await runtime.compile({ ...inputs, w }, { loss, ...metrics })
     const weights = tensor("float32", [flat.length], flat)
     let [total, correct, n, i] = [0, 0, 0, 0]
@@ -32,11 +34,11 @@ export function evaluator(runtime: Runtime, model: TrainedModel) {
       shuffle: false,
       dropLast: false,
     })
-    for await (const { images, labels, indices } of all) {
+    for await (const batch of all) {
+      if (signal?.aborted) fail("E_INTERRUPTED", "the evaluation was interrupted")
+      const { indices } = batch
       const masks = model.masks("evaluation", indices.length, config.training.seed, `evaluation:${i++}`)
-      const given = { images, labels, ...masks, w: weights }
-      const feeds = Object.fromEntries(["w", ...Object.keys(inputs)].map((name) => [name, given[name as "w"]]))
-      const got: Partial<Record<string, Tensor>> = await run(feeds)
+      const got: Partial<Record<string, Tensor>> = await run({ ...fedOf(config, batch), ...masks, w: weights })
       total += Number(got["loss"]!.data[0]) * indices.length
       correct += Number(got["correct"]?.data[0] ?? 0)
       n += indices.length

@@ -27,7 +27,12 @@ const everyAxis = (x: Value): number[] => x.shape.map((_, i) => i)
 export function crossEntropy(logits: Value, labels: Value, smoothing = 0): Value {
   const classes = logits.shape[1] as number
   const logp = logSoftmax(logits)
-  const indices = constant(int64([1, classes], [...new Array(classes).keys()]))
+  const indices = constant(
+    int64(
+      [1, classes],
+      Array.from({ length: classes }, (_, i) => i),
+    ),
+  )
   const hot = cast(equal(reshape(labels, [labels.shape[0]!, 1]), indices), "float32")
   const target = smoothing ? add(mul(hot, scalar(1 - smoothing)), scalar(smoothing / classes)) : hot
   return neg(mean(sum(mul(target, logp), [1]), [0]))

@@ -1,4 +1,5 @@
 /** @file Runs compiled training steps and carries their vectors from one to the next. */
+import { fail } from "../errors.ts"
 import type { Runtime } from "../runtime/runtime.ts"
 import { tensor, type Tensor } from "../tensor/tensor.ts"
 import { OPTIMIZERS } from "./optimizers.ts"
@@ -9,11 +10,17 @@ export type Vectors = Record<string, Float32Array>
 /** What a step reports: "loss", "gradNorm" and the objective's own metrics, each a number. */
 export type Report = Readonly<Record<string, number>>
 
+type Feeds = Readonly<Record<string, Tensor>>
+
 export interface Stepper {
   /** The vectors as they are after the last step; replaced, not written to. */
   readonly vectors: Readonly<Vectors>
-  /** One optimizer step, number t = 1, 2, ..., over one batch, or over `accumulation` of them: their reports averaged. */
-  step(batches: readonly Readonly<Record<string, Tensor>>[], lr: number, t: number): Promise<Report>
+  /**
+   * One optimizer step, number t = 1, 2, ..., over as many batches as make one: their reports averaged. Where loss or
+   * gradient is no number the vectors stay as they are. Errors: E_INPUT for another number of batches; E_INTERRUPTED once
+   * `signal` is aborted between two of them, which changes nothing either.
+   */
+  step(batches: readonly Feeds[], lr: number, t: number, signal?: AbortSignal): Promise<Report>
 }
 
 const vector = (data: Float32Array): Tensor => tensor("float32", [data.length], data)
@@ -22,38 +29,55 @@ const one = (value: number): Tensor => tensor("float32", [], Float32Array.of(val
 
 /** Starts from weights `w`, or from all vectors of an earlier run. */
 export function stepper(runtime: Runtime, step: Step, options: StepOptions, start: Vectors): Stepper {
+  const { accumulation = 1, optimizer } = options
   const zeros = (name: string) => (name === "ema" ? start["w"]!.slice() : new Float32Array(step.layout.size))
-  let vectors: Vectors = Object.fromEntries(step.carried.map((name) => [name, start[name] ?? zeros(name)]))
+  // Gradients are gathered anew in each step.
+  const kept = step.carried.filter((name) => name !== "g")
+  let vectors: Vectors = Object.fromEntries(kept.map((name) => [name, start[name] ?? zeros(name)]))
 
-  async function run(graph: StepGraph, batch: Readonly<Record<string, Tensor>>, hyper: Record<string, Tensor>) {
-    const carried = Object.fromEntries(Object.entries(vectors).map(([name, data]) => [name, vector(data)]))
-    const feeds = { ...batch, ...carried, ...hyper }
-    const needed = Object.fromEntries(Object.keys(graph.inputs).map((name) => [name, feeds[name]!]))
-    const out = await (await runtime.compile(graph.inputs, graph.outputs))(needed)
-    const fresh = Object.keys(vectors).filter((name) => name in out)
-    vectors = { ...vectors, ...Object.fromEntries(fresh.map((name) => [name, out[name]!.data as Float32Array])) }
-    return Object.fromEntries(
-      Object.entries(out).flatMap(([name, t]) => (name in vectors ? [] : [[name, Number(t.data[0])]])),
-    )
+  async function run({ inputs, outputs }: StepGraph, carried: Readonly<Vectors>, given: Feeds) {
+    const vectorFeeds = Object.fromEntries(Object.entries(carried).map(([name, data]) => [name, vector(data)]))
+    const feeds = { ...given, ...vectorFeeds }
+    const needed = Object.fromEntries(Object.keys(inputs).map((name) => [name, feeds[name]!]))
+    const out = Object.entries(await (await runtime.compile(inputs, outputs))(needed))
+    const fresh = out.filter(([name]) => name in carried).map(([name, t]) => [name, t.data as Float32Array] as const)
+    const report = out.filter(([name]) => !(name in carried)).map(([name, t]) => [name, Number(t.data[0])] as const)
+    return { carried: { ...carried, ...Object.fromEntries(fresh) }, report: Object.fromEntries(report) }
   }
 
   return {
     get vectors() {
       return vectors
     },
-    async step(batches, lr, t) {
-      const { hyper } = OPTIMIZERS[options.optimizer]
-      const fed = Object.fromEntries(Object.entries(hyper(options, lr, t)).map(([name, x]) => [name, one(x)]))
+    async step(batches, lr, t, signal) {
+      if (batches.length !== accumulation)
+        fail("E_INPUT", `step ${t}: expected ${accumulation} batches, got ${batches.length}`)
+      const hyper = Object.entries(OPTIMIZERS[optimizer].hyper(options, lr, t)).map(([name, x]) => [name, one(x)])
+      const fed = Object.fromEntries(hyper) as Feeds
+      let carried: Vectors = { ...vectors, ...(accumulation > 1 && { g: new Float32Array(step.layout.size) }) }
       const reports: Report[] = []
-      if (vectors["g"]) vectors = { ...vectors, g: new Float32Array(step.layout.size) }
-      for (const batch of batches.slice(0, -1)) reports.push(await run(step.accumulate, batch, {}))
-      const last = await run(step.apply, batches.at(-1)!, fed)
-      const names = Object.keys(last)
-      const meanOf = (name: string) => {
-        const values = [...reports, last].flatMap((r) => (name in r ? [r[name]!] : []))
-        return values.reduce((a, b) => a + b, 0) / values.length
+      for (const [i, batch] of batches.entries()) {
+        if (i && signal?.aborted)
+          fail("E_INTERRUPTED", `step ${t} was interrupted after ${i} of ${accumulation} batches`)
+        const last = i === accumulation - 1
+        const made = await run(last ? step.apply : step.accumulate, carried, last ? { ...batch, ...fed } : batch)
+        carried = made.carried
+        reports.push(made.report)
       }
-      return Object.fromEntries(names.map((name) => [name, meanOf(name)]))
+      const report = averaged(reports)
+      if (Number.isFinite(report["loss"]) && Number.isFinite(report["gradNorm"])) {
+        vectors = Object.fromEntries(kept.map((name) => [name, carried[name]!]))
+      }
+      return report
     },
   }
+}
+
+/** Each name's mean over the reports that have it. */
+function averaged(reports: readonly Report[]): Report {
+  const meanOf = (name: string) => {
+    const values = reports.flatMap((r) => (name in r ? [r[name]!] : []))
+    return values.reduce((a, b) => a + b, 0) / values.length
+  }
+  return Object.fromEntries(Object.keys(reports.at(-1)!).map((name) => [name, meanOf(name)]))
 }

@@ -1,5 +1,5 @@
 /** @file The training loop: batches in, one event out for each step. It knows no model and no dataset. */
-import { fail } from "../errors.ts"
+import { fail, PrismaError } from "../errors.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import type { Report, Stepper } from "./stepper.ts"
 
@@ -45,11 +45,16 @@ export interface Stepped {
 }
 
 /**
- * Train from `from` on; between two events nothing happens, and whoever listens may stop at any. The batches of an
- * epoch that do not make a whole step are left out. Error: E_TRAIN_DIVERGED for a loss or a gradient that is no number,
- * with the step and the samples; the weights are then those before that step.
+ * Train from `from` on; between two events nothing happens, and whoever listens may stop at any. Once `signal` is aborted
+ * there are no more events; what was begun of a step is dropped. The batches of an epoch that do not make a whole step are
+ * left out. Errors: E_CONFIG where an epoch makes none; E_TRAIN_DIVERGED for a loss or a gradient that is no number, with
+ * the step and the samples; the weights are then those before that step.
  */
-export async function* train(plan: Plan, from: Position = START): AsyncGenerator<Stepped, void, void> {
+export async function* train(
+  plan: Plan,
+  from: Position = START,
+  signal?: AbortSignal,
+): AsyncGenerator<Stepped, void, void> {
   const { stepper, accumulation } = plan
   const usable = plan.batchesPerEpoch - (plan.batchesPerEpoch % accumulation)
   if (!usable) {
@@ -60,15 +65,14 @@ export async function* train(plan: Plan, from: Position = START): AsyncGenerator
   while (position.step < plan.steps) {
     const gathered: TrainedBatch[] = []
     for await (const batch of plan.batches(position.epoch, position.batch)) {
+      if (signal?.aborted) return
       gathered.push(batch)
       if (gathered.length < accumulation) continue
       const group = gathered.splice(0)
       const lr = plan.lr(position.step)
-      const report = await stepper.step(
-        group.map((b) => b.feeds),
-        lr,
-        position.step + 1,
-      )
+      const feeds = group.map((b) => b.feeds)
+      const report = await stepper.step(feeds, lr, position.step + 1, signal).catch(ifInterrupted)
+      if (!report) return
       const indices = group.map((b) => b.indices)
       checkFinite(report, position.step + 1, indices)
       const done = position.batch + accumulation
@@ -79,10 +83,16 @@ export async function* train(plan: Plan, from: Position = START): AsyncGenerator
         images: position.images + indices.reduce((n, i) => n + i.length, 0),
       }
       yield { position, report, lr, indices }
+      if (signal?.aborted) return
       if (position.step >= plan.steps || done >= usable) break
     }
     position = { ...position, epoch: position.epoch + 1, batch: 0 }
   }
+}
+
+/** For what a signal stops: nothing in its place. */
+export function ifInterrupted(error: unknown): undefined {
+  if (!(error instanceof PrismaError && error.code === "E_INTERRUPTED")) throw error
 }
 
 function checkFinite(report: Report, step: number, indices: readonly Uint32Array[]): void {

@@ -29,13 +29,8 @@ export interface TrackerOptions {
   readonly warn?: (message: string) => void
 }
 
-/** Open the trackers `names` and "metrics", which is always there, for a run. Errors: E_USAGE for what is not a tracker or
- * not set up; E_OUTPUT where a new run's folder holds a log; E_DISK_FULL, E_IO. */
-export async function openTrackers(
-  names: readonly string[],
-  run: RunInfo,
-  { env = process.env, warn = (message) => process.emitWarning(message) }: TrackerOptions = {},
-): Promise<Tracker> {
+/** Error: E_USAGE for what is not a tracker. */
+export function checkTrackers(names: readonly string[]): void {
   const unknown = names.find((name) => !TRACKERS.has(name))
   if (unknown !== undefined) {
     const [near] = nearest(unknown, TRACKER_NAMES, 1)
@@ -44,6 +39,16 @@ export async function openTrackers(
       `no tracker is called ${quote(unknown)}; did you mean ${near}? There are ${TRACKER_NAMES.join(", ")}`,
     )
   }
+}
+
+/** Open the trackers `names` and "metrics", which is always there, for a run. Errors: E_USAGE for what is not a tracker or
+ * not set up; E_OUTPUT where a new run's folder holds a log; E_DISK_FULL, E_IO. */
+export async function openTrackers(
+  names: readonly string[],
+  run: RunInfo,
+  { env = process.env, warn = (message) => process.emitWarning(message) }: TrackerOptions = {},
+): Promise<Tracker> {
+  checkTrackers(names)
   await makeFolder(run.dir)
   const opening = { run, ...(await identity(run)), env, warn }
   const opened: Tracker[] = []

@@ -1,0 +1,102 @@
+/** @file vit-prisma evaluate: a classifier on a dataset. */
+import { existsSync } from "node:fs"
+import { join } from "node:path"
+import { readConfig, type GlobalConfig } from "../configs/index.ts"
+import type { NamedDataset } from "../datasets/dataset.ts"
+import { DATASET_NAMES, openDataset, type DatasetSpec } from "../datasets/open.ts"
+import { datasetAt, openOneSplit, splitOf, type SplitName } from "../datasets/recognise.ts"
+import { fail, nearest, PrismaError } from "../errors.ts"
+import { evaluateClassifier } from "../hub/evaluate.ts"
+import type { LoadedViT } from "../hub/load-pretrained.ts"
+import { quote } from "../tensor/quote.ts"
+import { openData } from "../train/data.ts"
+import { TRAINING_FILE } from "../train/mouse.ts"
+import { counted, loadModel, note, plain, print, printJson, table, warn, type ModelOptions } from "./output.ts"
+import { progress } from "./progress.ts"
+
+export interface EvaluateOptions extends ModelOptions {
+  /** A dataset's name, or where one lies; of a mouse by default what it was trained on. */
+  readonly data?: string
+  /** Where the dataset of that name lies. */
+  readonly path?: string
+  readonly split: SplitName
+  readonly batch: number
+}
+
+export async function evaluate(name: string, options: EvaluateOptions): Promise<void> {
+  const { split, batch, format } = options
+  const model = await loadModel(name, options)
+  const { what, data } = await dataOf(model, options)
+  const about = { name: data.name, split, length: data.length, fingerprint: data.fingerprint, readAs: what }
+  note(
+    format === "json"
+      ? JSON.stringify({ data: about })
+      : `data: ${plain(what)}, ${plain(data.name)}, ${counted(data.length, "image")}`,
+  )
+  const bar = await progress("images", data.length)
+  try {
+    const result = await evaluateClassifier(model, data, { batch, onProgress: (done) => bar.update(done) })
+    bar.stop()
+    if (result.comparedBy === "number" && model.config.labels.length) {
+      const [theirs, ours] = [data.classes, model.config.labels].map((names) => names.slice(0, 2).map(quote).join(", "))
+      warn(`classes are compared by number: the data's are ${theirs}, ...; the model's ${ours}, ...`, options)
+    }
+    if (format === "json") return printJson({ model: name, data: about, ...result })
+    const { classes, comparedBy: _, ...figures } = result
+    print(table(Object.entries(figures).map(([key, value]) => [key, shown(value)])))
+    const rows = classes.map(({ label, n, accuracy }) => [shown(accuracy), String(n), label])
+    print(`\n${table([["accuracy", "n", "class"], ...rows])}`)
+  } finally {
+    bar.stop()
+    await model.release()
+  }
+}
+
+const shown = (x: number | null): string =>
+  x === null ? "-" : Number.isInteger(x) ? String(x) : String(Number(x.toPrecision(6)))
+
+/** The split, and in words as what it was read. A name that the mouse was trained on means its own seed and target. */
+async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<{ what: string; data: NamedDataset }> {
+  const { split, path } = options
+  const isName = options.data === undefined || (DATASET_NAMES as readonly string[]).includes(options.data)
+  const own = isName ? await trainingOf(model, options) : undefined
+  const name = options.data ?? own?.data.name
+  if (name === undefined) {
+    return fail("E_USAGE", `${model.source.name} does not say what it was trained on; give --data, a name or a path`)
+  }
+  if (!isName) {
+    if (path !== undefined)
+      fail("E_USAGE", `--path says where a dataset of a name lies; ${quote(name)} is a path itself`)
+    if (!existsSync(name)) unknownData(name)
+    return datasetAt(name, split)
+  }
+  const config = own?.data.name === name ? own : undefined
+  const at = path ?? config?.data.path
+  const what = config ? `${name}, as the model's ${TRAINING_FILE} says` : name
+  if ((name === "folder" || name === "parquet") && at !== undefined) {
+    return { what, data: await openOneSplit[name](at, split) }
+  }
+  const splits = config
+    ? await openData({ ...config, data: { ...config.data, ...(at !== undefined && { path: at }) } })
+    : await openDataset({ name, ...(at !== undefined && { path: at }) } as DatasetSpec)
+  return { what, data: splitOf(splits, split, name) }
+}
+
+function unknownData(name: string): never {
+  const near = nearest(name.slice(0, 100), DATASET_NAMES, 1)[0]!
+  const text = `there is no such path and no dataset of this name (nearest: "${near}")`
+  return fail("E_USAGE", `--data ${quote(name)}: ${text}; the names are ${DATASET_NAMES.join(", ")}`)
+}
+
+/** The config that the model was trained by; another project's file of that name is passed over. */
+async function trainingOf({ source }: LoadedViT, options: EvaluateOptions): Promise<GlobalConfig | undefined> {
+  const file = join(source.folder, TRAINING_FILE)
+  if (!existsSync(file)) return undefined
+  try {
+    return await readConfig(file)
+  } catch (error) {
+    if (!(error instanceof PrismaError)) throw error
+    warn(`what the model was trained on is not known: ${error.message}`, options)
+    return undefined
+  }
+}
