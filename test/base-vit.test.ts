@@ -212,8 +212,9 @@ describe("a model with norms before", () => {
     const state = new Map<string, Tensor>()
     for (const [name, { tensor }] of model.weights) {
       const [pattern, theirs] = NAMES.find(([ours]) => ours.test(name))!
-      const kernel = name === "embed.proj.weight" ? { shape: [32, 3, 4, 4] } : {}
-      state.set(name.replace(pattern, theirs), { ...(tensor as Tensor), ...kernel })
+      const stored = { "embed.proj.weight": [32, 3, 4, 4], "embed.cls": [1, 1, 32], "embed.pos": [1, 17, 32] } as const
+      const shape = (stored as Readonly<Record<string, readonly number[]>>)[name] ?? tensor.shape
+      state.set(name.replace(pattern, theirs), { ...(tensor as Tensor), shape })
     }
     const json = {
       model_type: "vit",

@@ -10,7 +10,7 @@ const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-cli-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
 const at = (name: string): string => join(scratch, name)
 
-const COMMANDS = ["info", "run", "activations", "convert", "demo"]
+const COMMANDS = ["info", "run", "activations", "convert", "train", "evaluate", "demo"]
 
 describe("help", () => {
   it("is data", async () => {
@@ -31,6 +31,8 @@ describe("help", () => {
         run [options] <model> <images...>          predictions for images
         activations [options] <model> [images...]  write hooks and outputs of a run to a safetensors file
         convert [options] <model>                  write a folder for transformers.js, onnxruntime and this package
+        train [options] <config>                   train a small ViT: checkpoints, logs, curves and a model in one folder
+        evaluate [options] <model>                 accuracy and loss of a classifier on a dataset
         demo [options]                             the model that this package carries, on an image that it carries
         help [command]                             display help for command
       "
@@ -86,6 +88,10 @@ describe("help", () => {
         --hooks <globs>        hooks to write, comma-separated; * stands for anything
         --patch <hook=file>    replace a hook by the tensor of its name in a
                                safetensors file; repeatable
+        --grad <metric>        write grad.<hook> of every hook asked for: d metric / d
+                               hook; "logits[:, 1]" is summed
+        --grad-params          write grad.param.<name> of every weight too, under the
+                               checkpoint's names
 
       Usage: vit-prisma convert [options] <model>
       write a folder for transformers.js, onnxruntime and this package
@@ -98,6 +104,38 @@ describe("help", () => {
         --tolerance <x>        largest certified max |a - b| / max(1, max |b|)
                                (default: 0.0001)
         --force                replace the folder if it exists
+
+      Usage: vit-prisma train [options] <config>
+      train a small ViT: checkpoints, logs, curves and a model in one folder
+        config               induction, circle, mnist, dsprites, cifar10, imagenet, or
+                             a config.json
+        --format <format>    how results are printed (choices: "human", "json",
+                             default: "human")
+        --json               short for --format json
+        --out <dir>          the run's folder
+        --set <field=value>  change a field of the config, as training.lr=1e-3;
+                             repeatable
+        --data <path>        where the dataset lies (data.path)
+        --variant <name>     defaults (choices: "corrected", "seed-exact", default:
+                             "corrected")
+        --resume             go on from the newest checkpoint in the folder
+        --device <name>      execution provider (choices: "auto", "cpu", "cuda",
+                             "webgpu", "dml", "coreml")
+        --threads <n>        threads inside one operator
+        --workers <n>        threads that decode images (default: 1)
+        --track <names>      tensorboard, trackio, wandb; metrics.jsonl is always
+                             written
+        -h, --help           display help for command
+
+      Usage: vit-prisma evaluate [options] <model>
+      accuracy and loss of a classifier on a dataset
+        model                  folder or repo id
+        --data <what>          a dataset by name, or the path of one; by default what
+                               the model was trained on here
+        --path <path>          where the dataset of that name lies
+        --split <name>         part of the dataset (choices: "train", "test", "val",
+                               default: "test")
+        --batch <n>            images at once (default: 64)
 
       Usage: vit-prisma demo [options]
       the model that this package carries, on an image that it carries"

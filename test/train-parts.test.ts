@@ -192,7 +192,7 @@ describe("a step", () => {
 
 describe("losses", () => {
   const run = async (loss: Value, inputs: Record<string, Value>, feeds: Record<string, Tensor>) =>
-    Number((await (await runtime.compile(inputs, { loss }))(feeds))["loss"]!.data[0])
+    Number((await (await runtime.compile(inputs, { loss }))(feeds)).loss.data[0])
 
   it.each([0, 0.1, 0.5])("cross entropy with label smoothing %d", async (e) => {
     const [b, classes] = [5, 7]
@@ -432,7 +432,7 @@ describe("gradients of what is broadcast", () => {
           return total(binary(of)(moved[0]!, moved[1]!).data.map((v, j) => v * r.data[j]!))
         }
         const want = x.data.map((_, i) => (value(i, 1e-5) - value(i, -1e-5)) / 2e-5)
-        expect(got[k]!.shape, `${left} and ${right}`).toEqual(x.shape)
+        expect(got[k]!.shape, `[${left.join()}] and [${right.join()}]`).toEqual(x.shape)
         for (const [i, d] of want.entries()) expect(Math.abs(got[k]!.data[i]! - d)).toBeLessThan(1e-6)
       }
     }

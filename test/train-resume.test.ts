@@ -61,7 +61,7 @@ function killedAfter(out: string, threads: number, steps: number): Promise<boole
   )
 }
 
-describe.each([1, 2])("a run with %i threads", (threads) => {
+describe.concurrent.each([1, 2])("a run with %i threads", (threads) => {
   const whole = join(scratch, `whole-${threads}`)
   const broken = join(scratch, `broken-${threads}`)
 

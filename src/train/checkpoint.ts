@@ -6,7 +6,7 @@ import { publishFolder, removeWhole, writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest, writeManifest } from "../files/manifest.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
-import { readError } from "../files/system-errors.ts"
+import { readError, systemCode } from "../files/system-errors.ts"
 import { tensor, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import type { Vectors } from "./stepper.ts"
 import type { Position } from "./trainer.ts"
@@ -73,7 +73,8 @@ export async function saveCheckpoint(
 
 /** The steps that have a folder, ascending. */
 export async function checkpointSteps(root: string): Promise<number[]> {
-  const names = await readdir(root).catch((e: NodeJS.ErrnoException) => (e.code === "ENOENT" ? [] : readError(e, root)))
+  const absent = (e: unknown) => ["ENOENT", "ENOTDIR"].includes(systemCode(e) ?? "")
+  const names = await readdir(root).catch((e: unknown) => (absent(e) ? [] : readError(e, root)))
   return names.flatMap((name) => (PATTERN.test(name) ? [Number(PATTERN.exec(name)![1])] : [])).sort((a, b) => a - b)
 }
 

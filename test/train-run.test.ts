@@ -1,0 +1,183 @@
+/** @file A run as a whole: its folder, best weights, early ends, interruptions at any place, and the order of its data. */
+import { createHash } from "node:crypto"
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { afterAll, describe, expect, it } from "vitest"
+import { loadPretrained } from "../src/index.ts"
+import { nodeRuntime } from "../src/runtime/node.ts"
+import { Random } from "../src/tensor/random.ts"
+import { float32 } from "../src/tensor/tensor.ts"
+import { trainRun, type RunOptions, type RunResult } from "../src/train/run.ts"
+import { files, logOf, madeConfig, madeData, madeSet, sha256, stepsIn } from "./helpers/made-data.ts"
+
+const runtime = nodeRuntime({ threads: 1 })
+const scratch = mkdtempSync(join(tmpdir(), "train-run-"))
+afterAll(async () => {
+  await runtime.release()
+  rmSync(scratch, { recursive: true })
+})
+
+const folder = (name: string) => join(scratch, name)
+const run = (
+  name: string,
+  { config = madeConfig(), data = madeData(), ...more }: Partial<RunOptions> & Given = {},
+): Promise<RunResult> => trainRun(config, data, { out: folder(name), runtime, threads: 1, ...more })
+interface Given {
+  config?: ReturnType<typeof madeConfig>
+  data?: ReturnType<typeof madeData>
+}
+const json = (name: string, file: string) => JSON.parse(readFileSync(join(folder(name), file), "utf8")) as never
+
+describe("a finished run", () => {
+  it("has all in its folder, and the figures of its result", async () => {
+    const steps: number[] = []
+    const result = await run("whole", { onStep: ({ step }) => steps.push(step) })
+    expect(result).toMatchObject({ ended: "finished", step: 12, images: 96 })
+    expect(steps).toEqual(Array.from({ length: 12 }, (_, i) => i + 1))
+    const top = new Set(Object.keys(files(folder("whole"))).map((name) => name.split("/")[0]!))
+    const model = ["config.json", "model.safetensors", "preprocessor_config.json", "training.json"]
+    const about = ["curves.svg", "metrics.jsonl", "result.json", "splits.json", "summary.csv", "tracking.json"]
+    expect(top).toEqual(new Set([...model, ...about, "best", "checkpoints"]))
+    expect(stepsIn(folder("whole"))).toEqual([0, 4, 8, 12])
+    expect(json("whole", "result.json")).toMatchObject({ ...result, seed: 0, threads: 1, testSamples: 10 })
+    expect(readFileSync(join(folder("whole"), "curves.svg"), "utf8")).toMatch(/^<svg/)
+  })
+
+  it("can be looked at: the model and the best one are loaded and agree with what the log says of them", async () => {
+    const { best, test } = await run("whole", { resume: true })
+    const data = madeData()
+    const split = json("whole", "splits.json") as { parts: { val: string } }
+    const rows = bits(split.parts.val, 40)
+    for (const [where, set, indices, accuracy] of [
+      [".", data.test, Array.from({ length: 10 }, (_, i) => i), test!.accuracy!],
+      ["best", data.train, rows, best!.accuracy!],
+    ] as const) {
+      const model = await loadPretrained(join(folder("whole"), where), { threads: 1 })
+      const samples = await Promise.all(indices.map(async (i) => set.at(i)))
+      const images = float32(
+        [samples.length, 1, 8, 8],
+        samples.flatMap(({ image }) => Array.from(image.data)),
+      )
+      const { logits } = await model.run(images)
+      const right = samples.filter(({ label }, i) => {
+        const row = [...(logits.data as Float32Array).subarray(4 * i, 4 * i + 4)]
+        return row.indexOf(Math.max(...row)) === label
+      })
+      expect(right.length / samples.length).toBeCloseTo(accuracy, 9)
+      await model.release()
+    }
+  })
+
+  it("says in which order it saw its data, so that it can be made again", async () => {
+    const seen: number[] = []
+    await run("order", { data: madeData((i) => void seen.push(i)) })
+    const { order } = json("order", "result.json") as { order: Record<string, number> }
+    const { seed, samples, batchSize, batchesPerEpoch } = order
+    const rows = bits((json("order", "splits.json") as { parts: { train: string } }).parts.train, 40)
+    const epoch = (e: number) => new Random(seed!, `order:${e}`).permutation(samples!)
+    const want = [0, 1, 2].flatMap((e) => [...epoch(e)].slice(0, batchSize! * batchesPerEpoch!).map((i) => rows[i]!))
+    expect([samples, batchSize, batchesPerEpoch]).toEqual([32, 8, 4])
+    expect(order["sha256OfEpoch0"]).toBe(createHash("sha256").update(epoch(0)).digest("hex"))
+    // What validation reads between is the rest of the samples; one of each part is looked at before.
+    const trained = seen.slice(1).filter((i) => rows.includes(i))
+    expect(trained).toEqual(want)
+  })
+})
+
+/** Where a split's file has a bit. */
+const bits = (text: string, n: number): number[] => {
+  const bytes = Buffer.from(text, "base64")
+  return Array.from({ length: n }, (_, i) => i).filter((i) => bytes[i >> 3]! & (1 << (i & 7)))
+}
+
+describe("the seed", () => {
+  it("is 0 where none is given, is recorded, and makes the same run again", async () => {
+    expect(json("whole", "training.json")).toMatchObject({ training: { seed: 0 }, data: { seed: 0 } })
+    await run("again", { config: madeConfig({ training: { seed: 0 } }) })
+    expect(logOf(folder("again"))).toEqual(logOf(folder("whole")))
+    for (const file of ["model.safetensors", "best/model.safetensors", "splits.json"])
+      expect(sha256(join(folder("again"), file))).toBe(sha256(join(folder("whole"), file)))
+    await run("other", { config: madeConfig({ training: { seed: 1 } }) })
+    expect(sha256(join(folder("other"), "model.safetensors"))).not.toBe(
+      sha256(join(folder("whole"), "model.safetensors")),
+    )
+  })
+})
+
+describe("early stopping", () => {
+  const config = madeConfig({
+    training: { early_stopping: true, early_stopping_patience: 2, eval_frequency: 1, lr: 0.05, max_steps: 40 },
+    saving: { save_cp_frequency: 1 },
+  })
+
+  it("ends the run after so many validations that are no better, and keeps the best weights", async () => {
+    const { ended, step, best } = await run("early", { config })
+    expect(ended).toBe("early")
+    expect(step).toBe(best!.step + 2)
+    const of = (s: number) => join(folder("early"), "checkpoints", `step-${String(s).padStart(8, "0")}`)
+    const [kept, last] = [join(folder("early"), "best"), folder("early")]
+    expect(sha256(join(kept, "model.safetensors"))).toBe(sha256(join(of(best!.step), "model.safetensors")))
+    expect(sha256(join(last, "model.safetensors"))).toBe(sha256(join(of(step), "model.safetensors")))
+    expect(sha256(join(kept, "model.safetensors"))).not.toBe(sha256(join(last, "model.safetensors")))
+    const found = logOf(folder("early")).map((line) => line["val/accuracy"]!)
+    expect(found.indexOf(Math.max(...found)) + 1).toBe(best!.step)
+  })
+
+  it("is not undone by a resume", async () => {
+    const before = sha256(join(folder("early"), "model.safetensors"))
+    expect(await run("early", { config, resume: true })).toMatchObject({ ended: "early" })
+    expect(sha256(join(folder("early"), "model.safetensors"))).toBe(before)
+  })
+})
+
+describe("an interruption", () => {
+  const accumulated = madeConfig({ training: { accumulation: 2, max_steps: 6, eval_frequency: 2 } })
+  /** Each place: which samples were asked for before the signal, of which part. */
+  it.each<[string, ReturnType<typeof madeConfig>, "train" | "val" | "test", number]>([
+    ["before the first step", madeConfig(), "train", 1],
+    ["in a step", madeConfig(), "train", 30],
+    ["between the two batches of a step", accumulated, "train", 16 * 2 + 12],
+    ["while it is validated", madeConfig(), "val", 11],
+    ["while it is validated the last time", madeConfig(), "val", 19],
+    ["while it is tested", madeConfig(), "test", 3],
+  ])("%s loses no step, and the run goes on as if there were none", async (what, config, part, count) => {
+    const whole = `whole ${config === accumulated ? "accumulated" : "plain"}`
+    if (!existsSync(folder(whole))) await run(whole, { config })
+    const rows = bits((json(whole, "splits.json") as { parts: { val: string } }).parts.val, 40)
+    const stop = new AbortController()
+    const seen = { train: 0, val: 0, test: 0 }
+    const see = (of: keyof typeof seen) => {
+      if (++seen[of] === count && of === part) stop.abort()
+    }
+    const data = madeData((i) => see(rows.includes(i) ? "val" : "train"))
+    const test = madeSet("made/test", 10, () => see("test"))
+    let steps = 0
+    const result = await run(what, {
+      config,
+      data: { ...data, test },
+      signal: stop.signal,
+      onStep: ({ step }) => (steps = step),
+    })
+    expect(result.ended).toBe("interrupted")
+    expect(stepsIn(folder(what)).at(-1)).toBe(result.step)
+    // A step that is not validated yet is done all the same.
+    expect(result.step - steps).toBe(what.includes("validated") ? 1 : 0)
+    expect(existsSync(join(folder(what), "model.safetensors"))).toBe(false)
+    expect(existsSync(join(folder(what), "curves.svg"))).toBe(true)
+
+    expect((await run(what, { config, resume: true })).ended).toBe("finished")
+    expect(logOf(folder(what))).toEqual(logOf(folder(whole)))
+    for (const file of ["model.safetensors", "best/model.safetensors"])
+      expect(sha256(join(folder(what), file))).toBe(sha256(join(folder(whole), file)))
+  })
+
+  it("can come at any time: timers have their turn between steps", async () => {
+    let ticks = 0
+    const atStep: number[] = []
+    const timer = setInterval(() => ticks++, 1)
+    await run("ticks", { config: madeConfig({ training: { max_steps: 40 } }), onStep: () => atStep.push(ticks) })
+    clearInterval(timer)
+    expect(new Set(atStep).size).toBeGreaterThan(10)
+  })
+})
