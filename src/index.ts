@@ -3,6 +3,7 @@ export * from "./core.ts"
 export { loadPretrained, LoadedViT, type LoadOptions, type ModelSource } from "./hub/load-pretrained.ts"
 export { BaseViT, type BaseViTOptions, type ForwardOptions } from "./hub/base-vit.ts"
 export { PretrainedModel, type PretrainedOptions } from "./hub/pretrained-model.ts"
+export { evaluateClassifier, type ClassAccuracy, type Evaluated } from "./hub/evaluate.ts"
 export { sourceGradients } from "./hub/source-gradients.ts"
 export { nodeRuntime } from "./runtime/node.ts"
 export { decodeImage, encodePng, type Image } from "./data/image.ts"
@@ -43,6 +44,7 @@ export { cifar10 } from "./datasets/cifar.ts"
 export { imageFolder } from "./datasets/folder.ts"
 export { fashionMnist, mnist } from "./datasets/idx.ts"
 export { parquetDataset, parquetSplits, type ParquetOptions } from "./datasets/parquet.ts"
+export { datasetAt, type SplitName } from "./datasets/recognise.ts"
 export { batches, type Augmentation, type Batch, type BatchOptions } from "./datasets/loader.ts"
 export { contentHash } from "./datasets/fingerprint.ts"
 export {
@@ -53,6 +55,7 @@ export {
   saveSplit,
   splitIndices,
   type Parts,
+  type SomeParts,
   type SplitOptions,
   type Twin,
 } from "./datasets/split.ts"

@@ -1,7 +1,7 @@
 /** @file Reverse mode: from a scalar of the graph to its gradients, which are more values of the same graph. */
 import { fail } from "../errors.ts"
 import { add, concat, expand, scalar } from "../graph/ops.ts"
-import { is, toposort, type Op, type Value } from "../graph/value.ts"
+import { is, toposort, type Value } from "../graph/value.ts"
 import { show } from "../tensor/tensor.ts"
 import { rules, toShape } from "./rules.ts"
 
@@ -26,7 +26,7 @@ export function grad(y: Value, xs: readonly Value[]): Value[] {
     adjoint.set(v, dv)
     const rule = rules[v.op] as (...args: unknown[]) => readonly (Value | undefined)[]
     const needs = (i: number) => onPath.has(v.inputs[i]!)
-    for (const [i, dx] of rule(dv, v as Value<Op>, v.inputs, needs).entries()) {
+    for (const [i, dx] of rule(dv, v, v.inputs, needs).entries()) {
       const x = v.inputs[i]
       if (!x || !dx || !onPath.has(x)) continue
       const fitted = toShape(dx, x.shape)
