@@ -34,6 +34,9 @@ export async function activations(name: string, paths: readonly string[], option
     fail("E_USAGE", "give either --input FILE.safetensors or images")
   }
   if (options.gradParams && options.grad === undefined) fail("E_USAGE", "--grad-params wants --grad METRIC")
+  if (options.grad !== undefined && !options.gradParams && !options.hooks?.length) {
+    fail("E_USAGE", "--grad wants --hooks GLOB, --grad-params or both: what to differentiate at")
+  }
   const model = await loadModel(name, options)
   const files = patchFiles(options.patch ?? [], model)
   const read = [...paths, ...(options.input === undefined ? [] : [options.input]), ...files.values()]
