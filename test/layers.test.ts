@@ -15,6 +15,7 @@ const LAYERS: readonly (readonly string[])[] = [
   ["configs"],
   ["interp", "train"],
   ["core"],
+  ["cards", "viewer"],
   ["hub"],
   ["export"],
   ["interop", "jobs"],
