@@ -49,12 +49,13 @@ export function trainingStep(at: Layout, objective: (flat: Value) => Objective, 
 
   const gathered = flatValue(at, "g")
   const total = accumulation > 1 ? add(gathered, share) : share
-  const norm = sqrt(squares(total))
-  const clipped = maxGradNorm === undefined ? total : mul(total, clipping(norm, maxGradNorm))
+  const square = mul(total, total)
+  const norm = sqrt(sum(square, [0]))
+  const scale = maxGradNorm === undefined ? undefined : clipping(norm, maxGradNorm)
 
   const state = Object.fromEntries(rule.state(options).map((name) => [name, flatValue(at, name)]))
   const hyper = Object.fromEntries(Object.keys(rule.hyper(options, 0, 1)).map((name) => [name, input(name, [])]))
-  const next = rule.update(options, hyper, w, clipped, state)
+  const next = rule.update(options, hyper, w, { g: total, square, scale }, state)
   const ema = flatValue(at, "ema")
   const averaged =
     emaDecay === undefined ? {} : { ema: add(mul(ema, scalar(emaDecay)), mul(next.w, scalar(1 - emaDecay))) }
@@ -70,11 +71,6 @@ export function trainingStep(at: Layout, objective: (flat: Value) => Objective, 
       outputs: { ...report, gradNorm: norm, w: next.w, ...next.state, ...averaged },
     },
   }
-}
-
-/** The sum of squares, in rows: a long sum in float32 loses digits. */
-function squares(x: Value): Value {
-  return sum(mul(x, x), [0])
 }
 
 /** min(1, limit / (norm + 1e-6)), as PyTorch's clip_grad_norm_; c / (1 + relu(c - 1)) is min(1, c) */
