@@ -1,0 +1,135 @@
+/**
+ * @file Path patching: one component's change, sent to one reader alone, everything else frozen (arXiv:2211.00593,
+ * arXiv:2304.05969).
+ *
+ * A sender writes to the residual stream. Between it and the reader every other component keeps its value, so what the
+ * reader meets is its own input plus the change of what the sender wrote: no run but the sender's is needed to know it.
+ */
+import { fail } from "../../errors.ts"
+import { float32, size, type Tensor } from "../../tensor/tensor.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
+import type { HookedViT } from "../hooked-vit.ts"
+import { valuesAt } from "./sources.ts"
+
+/** A head's output, or an MLP's. */
+export type Sender = { readonly layer: number; readonly head: number } | { readonly layer: number; readonly mlp: true }
+
+/** A head's queries, keys or values; an MLP's input; or the end of the stream, that is all outputs. */
+export type Receiver =
+  | { readonly layer: number; readonly head: number; readonly input: "q" | "k" | "v" }
+  | { readonly layer: number; readonly input: "mlp" }
+  | { readonly input: "end" }
+
+export interface PathOptions {
+  /** The run that is changed, images [n, c, H, W], and the run that the sender's value comes from. */
+  readonly base: Tensor
+  readonly source: Tensor
+  readonly sender: Sender
+  readonly receivers: readonly Receiver[]
+  /** One number for each image. */
+  readonly metric: Metric
+  /** Tokens at which the sender's change counts; all where left out. */
+  readonly tokens?: readonly number[]
+}
+
+/** The metric of each image with the sender's change in the receivers' inputs. Errors: E_HOOK, E_INPUT. */
+export async function pathPatch(model: HookedViT, options: PathOptions): Promise<number[]> {
+  const { base, source, sender, receivers, metric, tokens } = options
+  for (const r of receivers) checkOrder(model, sender, r)
+  const change = await changeOf(model, base, source, sender, tokens)
+  const patch = new Map<string, Tensor<"float32">>()
+  for (const receiver of receivers) {
+    const name = hookOf(model, receiver)
+    const own = patch.get(name) ?? copyOf((await valuesAt(model, base, [name])).get(name)!)
+    patch.set(name, own)
+    const [n, T, d] = change.shape as readonly [number, number, number]
+    const heads = own.shape.length === 4 ? own.shape[2]! : 1
+    const head = "head" in receiver ? receiver.head : 0
+    for (let row = 0; row < n * T; row++)
+      for (let i = 0; i < d; i++) own.data[(row * heads + head) * d + i]! += change.data[row * d + i]!
+  }
+  const { value } = await model.run(base, {
+    patch: Object.fromEntries(patch),
+    outputs: (view) => ({ value: imageMetric(metric, view) }),
+  })
+  return Array.from(value!.data as Float32Array)
+}
+
+/** What the sender writes to the stream in the source's run less what it writes in the base's: [n, T, d]. */
+async function changeOf(
+  model: HookedViT,
+  base: Tensor,
+  source: Tensor,
+  sender: Sender,
+  tokens: readonly number[] | undefined,
+): Promise<Tensor<"float32">> {
+  const at = `blocks.${sender.layer}`
+  const own = "head" in sender ? `${at}.attn.hook_z` : `${at}.hook_mlp_out`
+  const written = "head" in sender ? `${at}.hook_attn_out` : own
+  const ours = await valuesAt(model, base, [...new Set([own, written])])
+  const theirs = (await valuesAt(model, source, [own])).get(own)!
+  const before = ours.get(written)!
+  const after = "head" in sender ? await withHead(model, base, own, written, sender.head, ours, theirs) : theirs
+  if (String(before.shape) !== String(after.shape)) {
+    fail("E_INPUT", `base and source must have as many images, got ${before.shape[0]} and ${after.shape[0]}`)
+  }
+  const [, T, d] = before.shape as readonly [number, number, number]
+  const counts = (token: number) => !tokens || tokens.includes(token)
+  return float32(
+    before.shape,
+    before.data.map((x, i) => (counts(Math.floor(i / d) % T) ? after.data[i]! - x : 0)),
+  )
+}
+
+/** What attention writes where one head's output is the source's. */
+async function withHead(
+  model: HookedViT,
+  base: Tensor,
+  z: string,
+  written: string,
+  head: number,
+  ours: ReadonlyMap<string, Tensor<"float32">>,
+  theirs: Tensor<"float32">,
+): Promise<Tensor<"float32">> {
+  const mixed = copyOf(ours.get(z)!)
+  const [, , h, e] = mixed.shape as readonly [number, number, number, number]
+  if (!(head >= 0 && head < h)) fail("E_INPUT", `head ${head} of "${z}" does not exist; there are heads 0 to ${h - 1}`)
+  for (let i = 0; i < mixed.data.length; i++) {
+    if (Math.floor(i / e) % h === head) mixed.data[i] = theirs.data[i]!
+  }
+  const got = await model.run(base, { patch: { [z]: mixed }, outputs: [written] })
+  return got[written] as Tensor<"float32">
+}
+
+function hookOf({ config }: HookedViT, receiver: Receiver): string {
+  if (receiver.input === "end") return `blocks.${config.vision.nLayers - 1}.hook_resid_post`
+  return `blocks.${receiver.layer}.hook_${receiver.input === "mlp" ? "mlp_in" : `${receiver.input}_input`}`
+}
+
+/** A receiver comes after its sender; errors name what is there. */
+function checkOrder({ config }: HookedViT, sender: Sender, receiver: Receiver): void {
+  const { nLayers, nHeads } = config.vision
+  const layer = (l: number) =>
+    (Number.isInteger(l) && l >= 0 && l < nLayers) ||
+    fail("E_INPUT", `layer ${l} does not exist; the model has layers 0 to ${nLayers - 1}`)
+  layer(sender.layer)
+  if (receiver.input === "end") return
+  layer(receiver.layer)
+  if ("head" in receiver && !(receiver.head >= 0 && receiver.head < nHeads)) {
+    fail("E_INPUT", `head ${receiver.head} does not exist; the model has heads 0 to ${nHeads - 1}`)
+  }
+  const later =
+    receiver.layer > sender.layer || (receiver.layer === sender.layer && "head" in sender && receiver.input === "mlp")
+  if (later) return
+  const from = "head" in sender ? `head ${sender.head}` : "the MLP"
+  fail(
+    "E_INPUT",
+    `the receiver in layer ${receiver.layer} does not read ${from} of layer ${sender.layer}, which writes after it`,
+  )
+}
+
+const copyOf = ({ shape, data }: Tensor<"float32">): Tensor<"float32"> => {
+  const copy = new Float32Array(size(shape))
+  copy.set(data)
+  return float32(shape, copy)
+}

@@ -1,0 +1,88 @@
+/** @file What is put in a value's place: that of another run, zero, a mean, or that of an image drawn for each. */
+import { fail } from "../../errors.ts"
+import { Random } from "../../tensor/random.ts"
+import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
+import type { ModelInput } from "../feeds.ts"
+import type { HookedViT } from "../hooked-vit.ts"
+
+/**
+ * `run`: the values of a run on these images, one for each image of the experiment or one for all. `zero`. `mean`: over
+ * these images, for each token and unit. `resample`: those of one of these images, drawn for each from `seed`.
+ */
+export type Source =
+  | { readonly run: Tensor }
+  | { readonly zero: true }
+  | { readonly mean: Tensor }
+  | { readonly resample: Tensor; readonly seed?: number }
+
+/** Values at hooks, a row for each image; of one row it is everybody's. */
+export type Rows = ReadonlyMap<string, Tensor<"float32">>
+
+/** The values of hooks for the images `first` to `end` of the experiment. */
+export type SourceRows = (names: readonly string[], first: number, end: number) => Promise<Rows>
+
+export const imagesOf = (t: Tensor, first: number, end: number): Tensor => {
+  const n = size(t.shape.slice(1))
+  return { ...t, shape: [end - first, ...t.shape.slice(1)], data: t.data.subarray(first * n, end * n) } as Tensor
+}
+
+/** The values at hooks of a run on images, of which at most `batch` run at once. */
+export async function valuesAt(model: HookedViT, given: ModelInput, names: readonly string[]): Promise<Rows> {
+  const { cache } = await model.runWithCache(given, { names })
+  return new Map(names.map((name) => [name, cache.get(name) as Tensor<"float32">]))
+}
+
+/** Error: E_INPUT for a number of images that is neither 1 nor the experiment's. */
+export function sourceRows(model: HookedViT, source: Source, images: number, batch: number): SourceRows {
+  if ("zero" in source) {
+    return async (names) => new Map(names.map((name) => [name, blank(model, name)]))
+  }
+  if ("mean" in source) {
+    const means = new Map<string, Promise<Rows>>()
+    return (names) => {
+      const key = names.join(" ")
+      const made = means.get(key) ?? meanAt(model, source.mean, names, batch)
+      means.set(key, made)
+      return made
+    }
+  }
+  if ("resample" in source) {
+    const pool = source.resample
+    const random = new Random(source.seed ?? 0, "resample")
+    const drawn = Array.from({ length: images }, () => random.below(pool.shape[0]!))
+    return (names, first, end) => valuesAt(model, gathered(pool, drawn.slice(first, end)), names)
+  }
+  const { run } = source
+  const count = run.shape[0]!
+  if (count !== 1 && count !== images) {
+    fail("E_INPUT", `the source has ${count} images ${show(run.shape)}, expected 1 or the experiment's ${images}`)
+  }
+  return (names, first, end) => valuesAt(model, count === 1 ? run : imagesOf(run, first, end), names)
+}
+
+async function meanAt(model: HookedViT, images: Tensor, names: readonly string[], batch: number): Promise<Rows> {
+  const n = images.shape[0]!
+  const sums = new Map(names.map((name) => [name, new Float64Array(size(blank(model, name).shape))]))
+  for (let first = 0; first < n; first += batch) {
+    for (const [name, t] of await valuesAt(model, imagesOf(images, first, Math.min(n, first + batch)), names)) {
+      const sum = sums.get(name)!
+      // What has one row for all images comes once with each batch.
+      const share = 1 / (model.hooks.get(name)!.shape[0] === 1 ? Math.ceil(n / batch) : n)
+      for (let i = 0; i < t.data.length; i++) sum[i % sum.length]! += t.data[i]! * share
+    }
+  }
+  return new Map([...sums].map(([name, sum]) => [name, float32(blank(model, name).shape, Float32Array.from(sum))]))
+}
+
+/** Zeros of one row of a hook. */
+function blank(model: HookedViT, name: string): Tensor<"float32"> {
+  const shape = [1, ...(model.hooks.get(name)!.shape.slice(1) as number[])]
+  return float32(shape, new Float32Array(size(shape)))
+}
+
+function gathered(t: Tensor, rows: readonly number[]): Tensor {
+  const n = size(t.shape.slice(1))
+  const data = new Float32Array(rows.length * n)
+  for (const [i, row] of rows.entries()) data.set((t.data as Float32Array).subarray(row * n, (row + 1) * n), i * n)
+  return float32([rows.length, ...t.shape.slice(1)], data)
+}

@@ -1,0 +1,174 @@
+/**
+ * @file The one causal experiment: at each of many sites a value is put in place of the run's own, and a metric is read.
+ *
+ * Activation patching (arXiv:2202.05262, arXiv:2309.16042) and ablation are choices of what is put there.
+ */
+import { fail } from "../../errors.ts"
+import { float32, size, type Tensor } from "../../tensor/tensor.ts"
+import { Moments } from "../attention/estimate.ts"
+import { inputValues, type ModelInput } from "../feeds.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
+import type { HookedViT } from "../hooked-vit.ts"
+import { checkSite, siteName, writeSite, type Site } from "./sites.ts"
+import { imagesOf, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
+
+export interface Experiment {
+  /** Images [n, c, H, W]; of a dual encoder also `input_ids`, which all runs get. */
+  readonly base: ModelInput
+  readonly source: Source
+  readonly sites: readonly Site[]
+  /** One number for each image. */
+  readonly metric: Metric
+  /** Images that run at once, whatever site they are of: 8. */
+  readonly batch?: number
+  /** Rows of an experiment that was stopped: they are given again, and not computed. */
+  readonly done?: readonly SweepRow[]
+  readonly signal?: AbortSignal
+  readonly onProgress?: (done: number, total: number) => void
+}
+
+/** A site and the metric with the value put there. */
+export interface SweepRow {
+  readonly site: Site
+  /** Of each image. */
+  readonly values: readonly number[]
+  readonly mean: number
+  /** Student's 95 % interval of the mean over images; absent for one image. */
+  readonly interval?: readonly [low: number, high: number]
+}
+
+const CONFIDENCE = 0.95
+/** Bytes of cached values that are held at once. */
+const HELD = 256 * 2 ** 20
+
+/** The metric of each image, without any intervention. Errors: E_INPUT, E_HOOK. */
+export async function measure(model: HookedViT, given: ModelInput, metric: Metric): Promise<number[]> {
+  const { value } = await model.run(given, { outputs: (view) => ({ value: imageMetric(metric, view) }) })
+  return Array.from(value!.data as Float32Array)
+}
+
+/**
+ * One row for each site, in their order by hook, as they are computed.
+ *
+ * What lies below a site's block is not computed: the run starts from that block's cached input, so a patch at layer l of
+ * L costs about (L - l) / L of a run. All sites of a hook share one session; what is held does not grow with their number.
+ * Errors: E_HOOK and E_INPUT for sites, sources and metrics that cannot be, before anything runs; E_INTERRUPTED once
+ * `signal` is aborted, after the last whole row.
+ */
+export async function* sweep(model: HookedViT, experiment: Experiment): AsyncGenerator<SweepRow, void, void> {
+  const { base, source, sites, metric, batch = 8, done = [], signal, onProgress } = experiment
+  const { pixel_values: images, ...rest } = inputValues(model.config, base)
+  if (!images) return fail("E_INPUT", "the experiment needs pixel_values [n, c, H, W]")
+  if (!Number.isInteger(batch) || batch < 1) fail("E_INPUT", `batch must be a whole number of at least 1, got ${batch}`)
+  for (const site of sites) checkSite(model, site)
+  const n = images.shape[0]!
+  const from = sourceRows(model, source, n, batch)
+  const known = new Map(done.map((row) => [siteName(row.site), row]))
+  const step = Math.min(n, batch)
+  const perRun = Math.max(1, Math.floor(batch / step))
+
+  let finished = 0
+  const tell = (rows: number) => onProgress?.((finished += rows), sites.length)
+  for (const hooks of held(model, sites, step)) {
+    const own = sites.filter((s) => hooks.includes(s.hook))
+    const old = own.filter((s) => known.has(siteName(s)))
+    for (const site of old) yield known.get(siteName(site))!
+    tell(old.length)
+    const fresh = own.filter((s) => !known.has(siteName(s)))
+    if (!fresh.length) continue
+    const values = new Map(fresh.map((site) => [site, new Float64Array(n)]))
+    for (let first = 0; first < n; first += step) {
+      const end = Math.min(n, first + step)
+      const pixels = imagesOf(images, first, end)
+      const needed = [...new Set(fresh.flatMap(({ hook }) => [hook, ...entryOf(model, hook)]))]
+      const ours = await valuesAt(model, { ...rest, pixel_values: pixels }, needed)
+      const theirs = await from([...new Set(fresh.map((s) => s.hook))], first, end)
+      for (const hook of hooks) {
+        const here = fresh.filter((s) => s.hook === hook)
+        for (let i = 0; i < here.length; i += perRun) {
+          if (signal?.aborted) fail("E_INTERRUPTED", `the sweep was stopped at site ${finished} of ${sites.length}`)
+          const some = here.slice(i, i + perRun)
+          const got = await patched(model, metric, { pixels, rest, ours, theirs, sites: some })
+          for (const [j, site] of some.entries())
+            values.get(site)!.set(got.subarray(j * (end - first), (j + 1) * (end - first)), first)
+          if (end < n) continue
+          for (const site of some) yield rowOf(site, values.get(site)!)
+          tell(some.length)
+        }
+      }
+    }
+  }
+}
+
+/** Hooks whose values, and those that their blocks start from, are held together. */
+function held(model: HookedViT, sites: readonly Site[], images: number): string[][] {
+  const groups: string[][] = []
+  for (const hook of new Set(sites.map((s) => s.hook))) {
+    const last = groups.at(-1)
+    const names = [...(last ?? []), hook].flatMap((h) => [h, ...entryOf(model, h)])
+    if (last && model.cacheBytes({ names, batch: images }) * 2 <= HELD) last.push(hook)
+    else groups.push([hook])
+  }
+  return groups
+}
+
+interface Part {
+  readonly pixels: Tensor
+  readonly rest: Readonly<Record<string, Tensor>>
+  readonly ours: Rows
+  readonly theirs: Rows
+  readonly sites: readonly Site[]
+}
+
+/** The metric of some sites of one hook, each for all images: [sites x images]. */
+async function patched(model: HookedViT, metric: Metric, { pixels, rest, ours, theirs, sites }: Part) {
+  const n = pixels.shape[0]!
+  const { hook } = sites[0]!
+  const [entry] = entryOf(model, hook)
+  const patch: Record<string, Tensor> = { [hook]: repeated(ours.get(hook)!, n, sites.length) }
+  const row = size(patch[hook]!.shape.slice(1))
+  const [into, other] = [patch[hook]!.data as Float32Array, theirs.get(hook)!]
+  for (let i = 0; i < sites.length * n; i++) {
+    const k = (i % n) % other.shape[0]!
+    writeSite(
+      model,
+      sites[Math.floor(i / n)]!,
+      into.subarray(i * row, (i + 1) * row),
+      other.data.subarray(k * row, (k + 1) * row),
+    )
+  }
+  if (entry) patch[entry] = repeated(ours.get(entry)!, n, sites.length)
+  // Without an entry the run begins at the images.
+  const given = entry || isWhole(hook) ? rest : { ...rest, pixel_values: repeated(pixels, n, sites.length) }
+  const { value } = await model.run(given, { patch, outputs: (view) => ({ value: imageMetric(metric, view) }) })
+  return value!.data as Float32Array
+}
+
+/** Rows for `n` images, `times` over. */
+function repeated(t: Tensor, n: number, times: number): Tensor<"float32"> {
+  const row = size(t.shape.slice(1))
+  const out = new Float32Array(n * times * row)
+  for (let i = 0; i < n * times; i++) {
+    const k = (i % n) % t.shape[0]!
+    out.set((t.data as Float32Array).subarray(k * row, (k + 1) * row), i * row)
+  }
+  return float32([n * times, ...t.shape.slice(1)], out)
+}
+
+/** Is this all that flows on? */
+const isWhole = (hook: string): boolean => /hook_resid_(pre|mid|post)$|hook_full_embed$|^hook_ln_pre$/.test(hook)
+
+/** The hook that a run may start from instead of at the images: the input of the hook's block, or nothing. */
+function entryOf(model: HookedViT, hook: string): string[] {
+  if (isWhole(hook)) return []
+  const layer = /^blocks\.(\d+)\./.exec(hook)?.[1]
+  if (layer !== undefined) return [`blocks.${layer}.hook_resid_pre`]
+  return hook.startsWith("ln_final.") ? [`blocks.${model.config.vision.nLayers - 1}.hook_resid_post`] : []
+}
+
+function rowOf(site: Site, all: Float64Array): SweepRow {
+  const moments = new Moments(1)
+  for (const x of all) moments.add(0, x)
+  const { mean, interval } = moments.estimate(0, CONFIDENCE)
+  return { site, values: Array.from(all), mean, ...(interval && { interval }) }
+}

@@ -1,0 +1,288 @@
+/** @file Attribution patching, path patching, circuits and corruptions, each against explicit runs or plain loops. */
+import { afterAll, describe, expect, it } from "vitest"
+import { attributionPatching } from "../src/interp/causal/attribution.ts"
+import { findCircuit, runCircuit } from "../src/interp/causal/circuit.ts"
+import { addNoise, blur, fillMean, swapRegion } from "../src/interp/causal/corruptions.ts"
+import { noise } from "../src/interp/causal/patching.ts"
+import { pathPatch, type Receiver, type Sender } from "../src/interp/causal/path.ts"
+import { measure } from "../src/interp/causal/sweep.ts"
+import { sitesOf } from "../src/interp/causal/sites.ts"
+import { HookedViT } from "../src/interp/hooked-vit.ts"
+import { loadPretrained } from "../src/index.ts"
+import { Random } from "../src/tensor/random.ts"
+import { float32, size, type Tensor } from "../src/tensor/tensor.ts"
+import { thrown } from "./helpers/thrown.ts"
+
+const mouse = await loadPretrained("model-cards/mnist")
+afterAll(() => mouse.release())
+const { nLayers, nHeads } = mouse.config.vision
+const metric = "logits[:, 7]"
+
+function images(n: number, seed: number): Tensor<"float32"> {
+  const random = new Random(seed, "images")
+  const shape = [n, 1, 28, 28]
+  return float32(
+    shape,
+    Float32Array.from({ length: size(shape) }, () => random.normal()),
+  )
+}
+const copy = (t: Tensor): Tensor<"float32"> => float32(t.shape, Float32Array.from(t.data as Float32Array))
+const cached = async (x: Tensor, names: readonly string[]) => {
+  const { cache } = await mouse.runWithCache(x, { names })
+  return (name: string) => copy(cache.get(name))
+}
+const logit7 = ({ data }: Tensor): number[] =>
+  Array.from({ length: data.length / 10 }, (_, i) => Number(data[10 * i + 7]))
+const close = (a: readonly number[], b: readonly number[], tolerance = 3e-4) => {
+  expect(a.length).toBe(b.length)
+  for (const [i, x] of a.entries()) expect(Math.abs(x - b[i]!)).toBeLessThan(tolerance * Math.max(1, Math.abs(b[i]!)))
+}
+
+describe("attribution patching", () => {
+  it("is the effect of a real patch to first order: the error falls with the square of the step", async () => {
+    const base = images(1, 1)
+    const way = images(1, 2)
+    const errors: number[] = []
+    const sites = sitesOf(mouse, ["blocks.1.attn.hook_z", "blocks.2.hook_resid_pre"])
+    for (const size of [0.1, 0.01]) {
+      const source = float32(
+        base.shape,
+        base.data.map((x, i) => x + size * way.data[i]!),
+      )
+      const [plain] = await measure(mouse, base, metric)
+      const estimate = await attributionPatching(mouse, {
+        base,
+        source: { run: source },
+        hooks: sites.map((s) => s.hook),
+        metric,
+      })
+      let worst = 0
+      for await (const { site, values } of noise(mouse, { clean: base, corrupt: source, sites, metric })) {
+        const total = estimate.get(site.hook)!.data.reduce((a, b) => a + b, 0)
+        worst = Math.max(worst, Math.abs(values[0]! - plain! - total))
+        if (size === 0.01) expect(Math.abs(values[0]! - plain! - total)).toBeLessThan(0.2 * Math.abs(total))
+      }
+      errors.push(worst)
+    }
+    expect(errors[1]!).toBeLessThan(errors[0]! / 20)
+  })
+
+  it("with zeros is minus value times gradient, by a loop", async () => {
+    const base = images(2, 3)
+    const hooks = ["blocks.1.attn.hook_z", "blocks.3.mlp.hook_post", "blocks.0.attn.hook_pattern"]
+    const got = await attributionPatching(mouse, { base, source: { zero: true }, hooks, metric })
+    const slopes = await mouse.gradients(base, metric, { at: hooks })
+    const value = await cached(base, hooks)
+    for (const name of hooks) {
+      const [g, v] = [slopes.hooks.get(name)!, value(name)]
+      const last = g.shape.at(-1)!
+      expect(got.get(name)!.shape).toEqual(g.shape.slice(0, -1))
+      for (let i = 0; i < g.data.length / last; i++) {
+        let sum = 0
+        for (let j = 0; j < last; j++) sum -= g.data[i * last + j]! * v.data[i * last + j]!
+        expect(Math.abs(got.get(name)!.data[i]! - sum)).toBeLessThan(1e-5 * Math.max(1, Math.abs(sum)))
+      }
+    }
+  })
+
+  it("along the line from one image to the other adds up to the whole difference", async () => {
+    const [base, source] = [images(1, 4), images(1, 5)]
+    const effect = async (steps: number) => {
+      const got = await attributionPatching(mouse, {
+        base,
+        source: { run: source },
+        hooks: ["hook_embed"],
+        metric,
+        steps,
+      })
+      return got.get("hook_embed")!.data.reduce((a, b) => a + b, 0)
+    }
+    const [from, to] = [(await measure(mouse, base, metric))[0]!, (await measure(mouse, source, metric))[0]!]
+    // The embedding is linear in the image: integrated gradients are complete there.
+    expect(Math.abs((await effect(50)) - (to - from))).toBeLessThan(0.05 * Math.abs(to - from))
+  })
+
+  it("refuses steps without a run to go to", async () => {
+    const options = { base: images(1, 1), source: { zero: true } as const, hooks: "hook_embed", metric, steps: 3 }
+    expect((await thrown(attributionPatching(mouse, options))).code).toBe("E_INPUT")
+  })
+})
+
+describe("path patching", () => {
+  const [base, source] = [images(2, 6), images(2, 7)]
+  const all = Array.from({ length: nLayers }, (_, l) => [
+    `blocks.${l}.hook_attn_out`,
+    `blocks.${l}.hook_mlp_out`,
+  ]).flat()
+
+  /** The run with the sender's value, every other write to the stream put back to the base's. */
+  async function frozen(sender: Sender, read: string): Promise<Tensor> {
+    const at = `blocks.${sender.layer}`
+    const own = await cached(base, [...all, `${at}.attn.hook_z`])
+    const other = await cached(source, [`${at}.attn.hook_z`, `${at}.hook_mlp_out`])
+    const patch: Record<string, Tensor> = Object.fromEntries(all.map((name) => [name, own(name)]))
+    if ("mlp" in sender) patch[`${at}.hook_mlp_out`] = other(`${at}.hook_mlp_out`)
+    else {
+      delete patch[`${at}.hook_attn_out`]
+      const [z, theirs] = [own(`${at}.attn.hook_z`), other(`${at}.attn.hook_z`)]
+      const [n, T, h, e] = z.shape as readonly [number, number, number, number]
+      for (let i = 0; i < n; i++)
+        for (let t = 0; t < T; t++)
+          for (let k = 0; k < e; k++) {
+            const place = ((i * T + t) * h + sender.head) * e + k
+            z.data[place] = theirs.data[place]!
+          }
+      patch[`${at}.attn.hook_z`] = z
+    }
+    const got = await mouse.run(base, { patch, outputs: [read] })
+    return got[read]!
+  }
+
+  it.each<[Sender]>([[{ layer: 1, head: 2 }], [{ layer: 0, mlp: true }]])("from %o to the outputs", async (sender) => {
+    const got = await pathPatch(mouse, { base, source, sender, receivers: [{ input: "end" }], metric })
+    close(got, logit7(await frozen(sender, "logits")))
+    const plain = await measure(mouse, base, metric)
+    expect(Math.abs(got[0]! - plain[0]!)).toBeGreaterThan(1e-4)
+  })
+
+  it.each<[Sender, Exclude<Receiver, { input: "end" }>]>([
+    [
+      { layer: 0, head: 1 },
+      { layer: 2, head: 3, input: "q" },
+    ],
+    [
+      { layer: 0, head: 1 },
+      { layer: 1, head: 0, input: "k" },
+    ],
+    [
+      { layer: 1, mlp: true },
+      { layer: 3, head: 2, input: "v" },
+    ],
+    [
+      { layer: 2, head: 0 },
+      { layer: 2, input: "mlp" },
+    ],
+  ])("from %o to %o", async (sender, receiver) => {
+    const stream = receiver.input === "mlp" ? "hook_resid_mid" : "hook_resid_pre"
+    const met = await frozen(sender, `blocks.${receiver.layer}.${stream}`)
+    const hook = `blocks.${receiver.layer}.hook_${receiver.input === "mlp" ? "mlp_in" : `${receiver.input}_input`}`
+    const input = (await cached(base, [hook]))(hook)
+    const d = met.shape[2]!
+    for (let row = 0; row < met.data.length / d; row++)
+      for (let i = 0; i < d; i++) {
+        const place = "head" in receiver ? (row * nHeads + receiver.head) * d + i : row * d + i
+        input.data[place] = met.data[row * d + i] as number
+      }
+    const { logits } = await mouse.run(base, { patch: { [hook]: input } })
+    close(await pathPatch(mouse, { base, source, sender, receivers: [receiver], metric }), logit7(logits))
+  })
+
+  it.each<[Sender, Receiver, RegExp]>([
+    [{ layer: 2, head: 0 }, { layer: 1, head: 0, input: "q" }, /writes after it/],
+    [{ layer: 1, mlp: true }, { layer: 1, input: "mlp" }, /writes after it/],
+    [{ layer: 7, head: 0 }, { input: "end" }, /layers 0 to 3/],
+    [{ layer: 0, head: 4 }, { input: "end" }, /heads 0 to 3/],
+    [{ layer: 0, head: 0 }, { layer: 1, head: 9, input: "v" }, /heads 0 to 3/],
+  ])("refuses %o to %o", async (sender, receiver, message) => {
+    const error = await thrown(pathPatch(mouse, { base, source, sender, receivers: [receiver], metric }))
+    expect(error.code).toBe("E_INPUT")
+    expect(error.message).toMatch(message)
+  })
+})
+
+describe("a circuit", () => {
+  const [base, source] = [images(2, 8), images(2, 9)]
+
+  it("of all nodes is the model, of none has every node patched", async () => {
+    const { ranking, curve } = await findCircuit(mouse, { base, source: { run: source }, metric })
+    expect(ranking.length).toBe(nLayers * (nHeads + 1))
+    expect(curve.length).toBe(ranking.length + 1)
+    expect(curve.at(-1)!.faithfulness).toBeCloseTo(1, 4)
+    expect(curve[0]!.faithfulness).toBe(0)
+    const names = Array.from({ length: nLayers }, (_, l) => [
+      `blocks.${l}.attn.hook_z`,
+      `blocks.${l}.hook_mlp_out`,
+    ]).flat()
+    const theirs = await cached(source, names)
+    const { logits } = await mouse.run(base, { patch: Object.fromEntries(names.map((n) => [n, theirs(n)])) })
+    close(await runCircuit(mouse, { base, source: { run: source }, metric, keep: [] }), logit7(logits))
+    close(
+      await runCircuit(mouse, { base, source: { run: source }, metric, keep: ranking.map((r) => r.node) }),
+      await measure(mouse, base, metric),
+    )
+  })
+
+  it("that was planted is found: two heads and an MLP write, the others write nothing", async () => {
+    const planted = [{ layer: 0, head: 2 }, { layer: 1, head: 3 }, { layer: 2 }]
+    const weights = new Map(mouse.weights)
+    for (let layer = 0; layer < nLayers; layer++) {
+      const heads = planted.flatMap((p) => (p.layer === layer && p.head !== undefined ? [p.head] : []))
+      const out = copy(await mouse.weight(`blocks.${layer}.attn.out.weight`))
+      const [d, width] = out.shape as readonly [number, number]
+      const e = width / nHeads
+      for (let i = 0; i < d * width; i++) if (!heads.includes(Math.floor((i % width) / e))) out.data[i] = 0
+      weights.set(`blocks.${layer}.attn.out.weight`, { tensor: out, shape: out.shape })
+      if (planted.some((p) => p.layer === layer && p.head === undefined)) continue
+      const mlp = await mouse.weight(`blocks.${layer}.mlp.out.weight`)
+      weights.set(`blocks.${layer}.mlp.out.weight`, {
+        tensor: float32(mlp.shape, new Float32Array(size(mlp.shape))),
+        shape: mlp.shape,
+      })
+    }
+    const model = new HookedViT({ config: mouse.config, weights, runtime: mouse.runtime })
+    const { ranking, curve } = await findCircuit(model, { base, source: { run: source }, metric, budget: 3, steps: 4 })
+    const name = ({ layer, head }: { layer: number; head?: number }) => `${layer}.${head ?? "mlp"}`
+    expect(
+      ranking
+        .slice(0, 3)
+        .map((r) => name(r.node))
+        .toSorted(),
+    ).toEqual(planted.map(name).toSorted())
+    for (const { effect } of ranking.slice(3)) expect(effect).toBeCloseTo(0, 6)
+    expect(curve).toHaveLength(4)
+    expect(curve[3]!.faithfulness).toBeCloseTo(1, 3)
+  })
+})
+
+describe("corruptions", () => {
+  const x = float32(
+    [1, 2, 4, 5],
+    Float32Array.from({ length: 40 }, (_, i) => i),
+  )
+  const y = float32(
+    [1, 2, 4, 5],
+    Float32Array.from({ length: 40 }, (_, i) => 100 + i),
+  )
+  const region = { top: 1, left: 2, height: 2, width: 2 }
+  const within = (i: number) => [7, 8, 12, 13].includes(i % 20)
+
+  it("swap a region", () => {
+    expect(Array.from(swapRegion(x, y, region).data)).toEqual(Array.from(x.data, (v, i) => (within(i) ? v + 100 : v)))
+  })
+  it("fill a region with its mean, channel by channel", () => {
+    expect(Array.from(fillMean(x, region).data)).toEqual(
+      Array.from(x.data, (v, i) => (within(i) ? (i < 20 ? 10 : 30) : v)),
+    )
+  })
+  it("add noise of the deviation that is asked for, the same for a seed", () => {
+    const big = float32([1, 1, 100, 100], new Float32Array(10_000))
+    const { data } = addNoise(big, 2, 3)
+    expect(addNoise(big, 2, 3).data).toEqual(data)
+    expect(addNoise(big, 2, 4).data).not.toEqual(data)
+    expect(Math.sqrt(data.reduce((s, v) => s + v * v, 0) / 1e4)).toBeCloseTo(2, 1)
+  })
+  it("blur: a constant stays, a point becomes the Gaussian's product", () => {
+    const flat = blur(float32([1, 1, 6, 7], new Float32Array(42).fill(3)), 1.5)
+    for (const v of flat.data) expect(v).toBeCloseTo(3, 5)
+    const point = float32([1, 1, 15, 15], new Float32Array(225))
+    point.data[7 * 15 + 7] = 1
+    const { data } = blur(point, 1)
+    const g = [-3, -2, -1, 0, 1, 2, 3].map((k) => Math.exp(-(k * k) / 2))
+    const total = g.reduce((a, b) => a + b)
+    expect(data[5 * 15 + 8]!).toBeCloseTo((g[1]! * g[4]!) / total ** 2, 6)
+    expect(data[7 * 15 + 7]!).toBeCloseTo((g[3]! * g[3]!) / total ** 2, 6)
+  })
+  it("refuse a region outside", () => {
+    expect(() => fillMean(x, { top: 3, left: 0, height: 2, width: 1 })).toThrow(/outside the 4x5 image/)
+  })
+})
