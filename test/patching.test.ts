@@ -112,11 +112,9 @@ describe("a sweep", () => {
     const site = { hook: "blocks.2.hook_mlp_out" }
     const { cache } = await mouse.runWithCache(corrupt, { names: [site.hook] })
     const value = cache.get(site.hook)
+    const at = (i: number) => Number(value.data[i])
     const n = size(value.shape.slice(1))
-    const mean = Float32Array.from(
-      { length: n },
-      (_, i) => (value.data[i] + value.data[n + i] + value.data[2 * n + i]) / 3,
-    )
+    const mean = Float32Array.from({ length: n }, (_, i) => (at(i) + at(n + i) + at(2 * n + i)) / 3)
     const got = await rows(ablate(mouse, { images: clean, by: { mean: corrupt }, sites: [site], metric, batch: 2 }))
     const { logits } = await mouse.run(clean, { patch: { [site.hook]: float32([1, ...value.shape.slice(1)], mean) } })
     close(got[0]!.values, [logits.data[7], logits.data[17], logits.data[27]].map(Number))

@@ -217,6 +217,6 @@ function matricesOf(model: LoadedViT, rows: readonly SweepRow[], by: readonly Cu
       values: rows.map((r) => r.mean),
       rowAxis: "layer",
       ...((heads || tokens) && { columnAxis: heads ? "head" : "token" }),
-    } as MatrixInput,
+    },
   ]
 }

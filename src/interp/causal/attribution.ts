@@ -5,7 +5,7 @@
  * averaged along the straight line between the two images (integrated gradients, arXiv:2403.17806).
  */
 import { grad } from "../../autodiff/grad.ts"
-import { mul, scalar, sum } from "../../graph/ops.ts"
+import { mul, sum } from "../../graph/ops.ts"
 import { matchHooks, type HookNames } from "../../model/hooks.ts"
 import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
@@ -60,7 +60,7 @@ async function fromZero(model: HookedViT, base: Tensor, names: readonly string[]
     outputs: (view) => {
       const points = names.map(view.hook)
       const slopes = grad(total(imageMetric(metric, view)), points)
-      const sums = slopes.map((g, i) => sum(mul(mul(g, points[i]!), scalar(-1)), [g.shape.length - 1]))
+      const sums = slopes.map((g, i) => sum(mul(g, points[i]!), [g.shape.length - 1]))
       return Object.fromEntries(names.map((name, i) => [name, sums[i]!]))
     },
   })
@@ -68,7 +68,14 @@ async function fromZero(model: HookedViT, base: Tensor, names: readonly string[]
     names.map((name) => {
       const t = out[name] as Tensor<"float32">
       const { shape } = model.hooks.get(name)!
-      return [name, float32([t.shape[0]!, ...(shape.slice(1, -1) as number[])], t.data)]
+      // Zero less the value.
+      return [
+        name,
+        float32(
+          [t.shape[0]!, ...(shape.slice(1, -1) as number[])],
+          t.data.map((x) => -x),
+        ),
+      ]
     }),
   )
 }

@@ -23,7 +23,7 @@ export type SourceRows = (names: readonly string[], first: number, end: number) 
 
 export const imagesOf = (t: Tensor, first: number, end: number): Tensor => {
   const n = size(t.shape.slice(1))
-  return { ...t, shape: [end - first, ...t.shape.slice(1)], data: t.data.subarray(first * n, end * n) } as Tensor
+  return { ...t, shape: [end - first, ...t.shape.slice(1)], data: t.data.subarray(first * n, end * n) }
 }
 
 /** The values at hooks of a run on images, of which at most `batch` run at once. */

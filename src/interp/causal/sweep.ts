@@ -3,14 +3,14 @@
  *
  * Activation patching (arXiv:2202.05262, arXiv:2309.16042) and ablation are choices of what is put there.
  */
-import { fail } from "../../errors.ts"
+import { fail, PrismaError } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../attention/estimate.ts"
 import { inputValues, type ModelInput } from "../feeds.ts"
 import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { checkSite, siteName, writeSite, type Site } from "./sites.ts"
-import { imagesOf, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
+import { imagesOf, sourceRows, valuesAt, type Rows, type Source, type SourceRows } from "./sources.ts"
 
 export interface Experiment {
   /** Images [n, c, H, W]; of a dual encoder also `input_ids`, which all runs get. */
@@ -56,46 +56,72 @@ export async function measure(model: HookedViT, given: ModelInput, metric: Metri
  * `signal` is aborted, after the last whole row.
  */
 export async function* sweep(model: HookedViT, experiment: Experiment): AsyncGenerator<SweepRow, void, void> {
-  const { base, source, sites, metric, batch = 8, done = [], signal, onProgress } = experiment
+  const { base, source, sites, batch = 8, done = [], signal, onProgress } = experiment
   const { pixel_values: images, ...rest } = inputValues(model.config, base)
-  if (!images) return fail("E_INPUT", "the experiment needs pixel_values [n, c, H, W]")
+  if (!images) throw new PrismaError("E_INPUT", "the experiment needs pixel_values [n, c, H, W]")
   if (!Number.isInteger(batch) || batch < 1) fail("E_INPUT", `batch must be a whole number of at least 1, got ${batch}`)
   for (const site of sites) checkSite(model, site)
   const n = images.shape[0]!
   const from = sourceRows(model, source, n, batch)
   const known = new Map(done.map((row) => [siteName(row.site), row]))
   const step = Math.min(n, batch)
-  const perRun = Math.max(1, Math.floor(batch / step))
 
   let finished = 0
-  const tell = (rows: number) => onProgress?.((finished += rows), sites.length)
   for (const hooks of held(model, sites, step)) {
     const own = sites.filter((s) => hooks.includes(s.hook))
-    const old = own.filter((s) => known.has(siteName(s)))
-    for (const site of old) yield known.get(siteName(site))!
-    tell(old.length)
     const fresh = own.filter((s) => !known.has(siteName(s)))
-    if (!fresh.length) continue
-    const values = new Map(fresh.map((site) => [site, new Float64Array(n)]))
-    for (let first = 0; first < n; first += step) {
-      const end = Math.min(n, first + step)
-      const pixels = imagesOf(images, first, end)
-      const needed = [...new Set(fresh.flatMap(({ hook }) => [hook, ...entryOf(model, hook)]))]
-      const ours = await valuesAt(model, { ...rest, pixel_values: pixels }, needed)
-      const theirs = await from([...new Set(fresh.map((s) => s.hook))], first, end)
-      for (const hook of hooks) {
-        const here = fresh.filter((s) => s.hook === hook)
-        for (let i = 0; i < here.length; i += perRun) {
-          if (signal?.aborted) fail("E_INTERRUPTED", `the sweep was stopped at site ${finished} of ${sites.length}`)
-          const some = here.slice(i, i + perRun)
-          const got = await patched(model, metric, { pixels, rest, ours, theirs, sites: some })
-          for (const [j, site] of some.entries())
-            values.get(site)!.set(got.subarray(j * (end - first), (j + 1) * (end - first)), first)
-          if (end < n) continue
-          for (const site of some) yield rowOf(site, values.get(site)!)
-          tell(some.length)
-        }
-      }
+    const old = own.flatMap((s) => known.get(siteName(s)) ?? [])
+    onProgress?.((finished += old.length), sites.length)
+    yield* old
+    const work = {
+      ...experiment,
+      images,
+      rest,
+      sites: fresh,
+      from,
+      step,
+      perRun: Math.max(1, Math.floor(batch / step)),
+    }
+    for await (const row of rowsOf(model, work)) {
+      onProgress?.((finished += 1), sites.length)
+      yield row
+      if (signal?.aborted) fail("E_INTERRUPTED", `the sweep was stopped after ${finished} of ${sites.length} sites`)
+    }
+  }
+}
+
+interface Work extends Experiment {
+  readonly images: Tensor
+  /** Inputs beside the images. */
+  readonly rest: Readonly<Record<string, Tensor>>
+  readonly from: SourceRows
+  /** Images, and sites, that run at once. */
+  readonly step: number
+  readonly perRun: number
+}
+
+/** The rows of sites whose hooks' values fit into memory together. */
+async function* rowsOf(model: HookedViT, { images, sites, metric, from, step, perRun, rest, signal }: Work) {
+  if (!sites.length) return
+  const n = images.shape[0]!
+  const hooks = [...new Set(sites.map((s) => s.hook))]
+  const needed = [...new Set(hooks.flatMap((hook) => [hook, ...entryOf(model, hook)]))]
+  const runs = hooks.flatMap((hook) => {
+    const here = sites.filter((s) => s.hook === hook)
+    return Array.from({ length: Math.ceil(here.length / perRun) }, (_, i) => here.slice(i * perRun, (i + 1) * perRun))
+  })
+  const values = new Map(sites.map((site) => [site, new Float64Array(n)]))
+  for (let first = 0; first < n; first += step) {
+    const end = Math.min(n, first + step)
+    const pixels = imagesOf(images, first, end)
+    const ours = await valuesAt(model, { ...rest, pixel_values: pixels }, needed)
+    const theirs = await from(hooks, first, end)
+    for (const some of runs) {
+      if (signal?.aborted) fail("E_INTERRUPTED", "the sweep was stopped")
+      const got = await patched(model, metric, { pixels, rest, ours, theirs, sites: some })
+      for (const [j, site] of some.entries())
+        values.get(site)!.set(got.subarray(j * (end - first), (j + 1) * (end - first)), first)
+      if (end === n) for (const site of some) yield rowOf(site, values.get(site)!)
     }
   }
 }
