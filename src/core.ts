@@ -29,9 +29,74 @@ export {
   type RunOptions,
 } from "./interp/hooked-vit.ts"
 export type { GradientOptions, Gradients, Metric } from "./interp/gradients.ts"
+export {
+  decomposeLogit,
+  type LogitAttribution,
+  type LogitAttributionOptions,
+  type Component,
+} from "./interp/residual/attribution.ts"
+export { sharesBy, tokenShares, type Grouping, type Share } from "./interp/residual/groups.ts"
+export type { Target } from "./interp/residual/targets.ts"
+export type { ClassName } from "./interp/residual/classes.ts"
+export type { ResidualStack } from "./interp/residual/accounting.ts"
+export { logitLens, type Lens, type LensOptions, type Probe } from "./interp/residual/lens.ts"
+export { emojiGrid, emojiOf } from "./interp/residual/emoji.ts"
+export { fold, type FoldOptions, type FoldStep } from "./interp/folding/fold.ts"
 export type { ModelInput } from "./interp/feeds.ts"
 export type { HookFunction } from "./interp/staged.ts"
 export type { Outputs } from "./interp/outputs.ts"
+export { readout, tokenLayout, type TokenLayout } from "./interp/attention/tokens.ts"
+export { patterns, type LayerPattern, type PatternOptions } from "./interp/attention/patterns.ts"
+export { HEAD_FUSIONS, rollout, type HeadFusion, type RolloutOptions } from "./interp/attention/rollout.ts"
+export { attentionFlow, type FlowOptions } from "./interp/attention/flow.ts"
+export { attentionDistance, attentionEntropy, type DistanceOptions } from "./interp/attention/entropy.ts"
+export {
+  DETECTORS,
+  type Content,
+  type Detector,
+  type DetectorName,
+  type Relation,
+} from "./interp/attention/detectors.ts"
+export {
+  headReport,
+  type DetectorResult,
+  type HeadOptions,
+  type HeadReport,
+  type HeadScore,
+} from "./interp/attention/heads.ts"
+export { studentT, type Estimate } from "./interp/attention/estimate.ts"
+export * as circuits from "./interp/circuits/index.ts"
+export type { Factored, Svd } from "./interp/circuits/factored.ts"
+export type { Eigenvalues } from "./interp/circuits/eigen.ts"
+export { classMetric, similarityMetric } from "./interp/inputs/metrics.ts"
+export {
+  integratedGradients,
+  saliency,
+  smoothGrad,
+  type Attribution,
+  type IntegratedAttribution,
+  type IntegratedOptions,
+  type SaliencyOptions,
+  type SmoothOptions,
+} from "./interp/inputs/gradient.ts"
+export { occlusion, type Occlusion, type OcclusionOptions } from "./interp/inputs/occlusion.ts"
+export { attentionGradient, type Relevance, type RelevanceOptions } from "./interp/inputs/relevance.ts"
+export { heatmap, patchMap, type ChannelReduction } from "./interp/inputs/heatmap.ts"
+export { visualise, type Visualised, type VisualiseOptions } from "./interp/inputs/visualise.ts"
+export { attributionPatching, type AttributionOptions } from "./interp/causal/attribution.ts"
+export {
+  findCircuit,
+  runCircuit,
+  type Circuit,
+  type CircuitNode,
+  type CircuitOptions,
+} from "./interp/causal/circuit.ts"
+export { addNoise, blur, fillMean, swapRegion, type Region } from "./interp/causal/corruptions.ts"
+export { ablate, denoise, noise, type Ablation, type Pair } from "./interp/causal/patching.ts"
+export { pathPatch, type PathOptions, type Receiver, type Sender } from "./interp/causal/path.ts"
+export { regionTokens, siteName, sitesOf, type Cut as SiteCut, type Site } from "./interp/causal/sites.ts"
+export type { Source } from "./interp/causal/sources.ts"
+export { measure, sweep, type Experiment, type SweepRow } from "./interp/causal/sweep.ts"
 export { convertCheckpoint } from "../converters/index.ts"
 export * as losses from "./train/losses.ts"
 export { flatten, flatValue, layout, unflatten, weightAt, type Layout } from "./train/layout.ts"

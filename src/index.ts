@@ -64,3 +64,20 @@ export { openData } from "./train/data.ts"
 export { evaluator, type Evaluation } from "./train/evaluate.ts"
 export { openTrackers, type RunInfo, type Tracker, type TrackerOptions } from "./train/tracking/index.ts"
 export { writeCurves } from "./train/tracking/curves.ts"
+export { checkCard, isCurrent, makeCard, writeCard, type CardOptions, type WrittenCard } from "./cards/card.ts"
+export { withoutPrivatePaths } from "./cards/private-paths.ts"
+export { validateCard, type Finding } from "./cards/validate.ts"
+export type { CardFiles } from "./cards/text-rules.ts"
+export type { Attention, Matrix, Overlay, Prediction, Table, View, ViewImage } from "./viewer/data.ts"
+export {
+  encodeView,
+  type EncodeOptions,
+  type ImageInput,
+  type MatrixInput,
+  type OverlayInput,
+  type PatternsInput,
+  type ViewInput,
+} from "./viewer/encode.ts"
+export { checkView } from "./viewer/check.ts"
+export { viewHtml } from "./viewer/page.ts"
+export { viewPng, viewSvg } from "./viewer/picture.ts"

@@ -43,10 +43,16 @@ it.each(PAGES)("%s names what there is", (page) => {
 const model = 'import type { HookedViT, Tensor } from "vit-prisma"\ndeclare const model: HookedViT, images: Tensor\n'
 const PROGRAMS: Readonly<Record<string, string>> = {
   "README.md": "",
+  "docs/attention.md": "",
+  "docs/attribution.md": `${model}declare const clip: HookedViT, texts: Tensor, direction: Tensor\n`,
   "docs/datasets-synthetic.md": "",
+  "docs/folding.md": model,
   "docs/gradients.md": `${model}declare const clean: Tensor\n`,
   "docs/hooks.md": model,
+  "docs/lenses.md": `${model}declare const texts: Tensor, weight: Tensor, bias: Tensor\n`,
+  "docs/saliency.md": "",
   "docs/training.md": "",
+  "docs/viewer.md": "",
 }
 
 it("and what they show compiles", { timeout: 60_000 }, async () => {

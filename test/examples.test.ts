@@ -21,6 +21,10 @@ const SAYS: Readonly<Record<string, RegExp>> = {
     /^logit of 7: 11\.366, .* each \[ 1, 17, 4, 32 \]\n[^]*blocks\.2\.\S+ head 1 estimated +-0\.37 measured +-1\.70\n[^]*72 weights.*\[ 128, 128 \]\n$/,
   "08-train-a-mouse.mjs":
     /^after 40 steps of 26724 weights: accuracy 0\.\d{3}\nafter 120 steps: accuracy (0\.9\d\d|1\.000)\ntest image 0 is (\w+), it says \2; pattern \[ 1, 4, 17, 17 \]\n$/,
+  "09-logit-attribution.mjs":
+    /^logit of 7: 11\.366, the sum of 34 shares to \d\.\de-\d\n +2\.\d{3} L2H[13]\n[^]*L2H\d reads\n( +-?\d\.\d\d){4}\n[^]*final_post +7 at 100\.0 %\n[^]*(\d\uFE0F\u20E3){4}\n$/,
+  "10-heads.mjs":
+    /^narrowest: head 2\.2, 0\.49 of 2\.83 nats\n[^]*border, .*3\.1 \(0\.81\)[^]*layer 3 copies( -0\.\d\d){4}\nhead 3\.1 .* head 2\.0 writes: 0\.361, by chance 0\.088\n[^]*0\.115 .* 0\.167[^]*\n$/,
 }
 
 it("names what each example prints", () => {

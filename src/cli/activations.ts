@@ -8,6 +8,7 @@ import { unknownHook } from "../model/hooks.ts"
 import { toFloat32 } from "../tensor/numbers.ts"
 import { quote } from "../tensor/quote.ts"
 import { float32, show, type Tensor } from "../tensor/tensor.ts"
+import type { DatasetOptions } from "./batch-activations.ts"
 import {
   bytes,
   counted,
@@ -29,9 +30,21 @@ export interface ActivationsOptions extends ModelOptions {
   readonly gradParams?: boolean
 }
 
-export async function activations(name: string, paths: readonly string[], options: ActivationsOptions): Promise<void> {
+export async function activations(
+  name: string,
+  paths: readonly string[],
+  options: ActivationsOptions & DatasetOptions,
+): Promise<void> {
+  const { data } = options
+  if (data !== undefined) {
+    if (paths.length) fail("E_USAGE", "give either images or --data, a dataset")
+    return (await import("./batch-activations.ts")).datasetActivations(name, { ...options, data })
+  }
+  for (const key of ["positions", "shard", "queue", "cancel"] as const) {
+    if (options[key] !== undefined) fail("E_USAGE", `--${key} is for a dataset; give --data NAME or PATH`)
+  }
   if ((options.input === undefined) === (paths.length === 0)) {
-    fail("E_USAGE", "give either --input FILE.safetensors or images")
+    fail("E_USAGE", "give either --input FILE.safetensors, images, or --data, a dataset")
   }
   if (options.gradParams && options.grad === undefined) fail("E_USAGE", "--grad-params wants --grad METRIC")
   if (options.grad !== undefined && !options.gradParams && !options.hooks?.length) {

@@ -1,6 +1,6 @@
 /** @file vit-prisma patch and ablate: a value put in another's place at each of many sites, and what becomes of the metric. */
 import { createReadStream } from "node:fs"
-import { appendFile, stat } from "node:fs/promises"
+import { stat } from "node:fs/promises"
 import { createInterface } from "node:readline"
 import { decodeImage, type Image } from "../data/image.ts"
 import { fail } from "../errors.ts"
@@ -12,6 +12,7 @@ import { classIndex, className } from "../interp/residual/classes.ts"
 import { headAxis } from "../model/axes.ts"
 import { actName } from "../interp/cache.ts"
 import type { Tensor } from "../tensor/tensor.ts"
+import { openAppender } from "../train/tracking/append.ts"
 import { loadModel, note, plain, print, printJson, table, type ModelOptions } from "./output.ts"
 import {
   checkPictures,
@@ -138,17 +139,17 @@ async function collected(
   const onProgress = (n: number, total: number) => {
     if (process.stderr.isTTY) process.stderr.write(n < total ? `\r${n} of ${total} sites` : "\r\u001B[K")
   }
+  const file = options.rows === undefined ? undefined : await openAppender(options.rows)
   const rows: SweepRow[] = []
   const known = new Set(done.map((r) => siteName(r.site)))
   try {
     for await (const row of work({ sites, metric, batch: options.batch, done, signal: stop.signal, onProgress })) {
       rows.push(row)
-      if (options.rows !== undefined && !known.has(siteName(row.site))) {
-        await appendFile(options.rows, `${JSON.stringify({ ...row, metric })}\n`)
-      }
+      if (!known.has(siteName(row.site))) file?.append(Buffer.from(`${JSON.stringify({ ...row, metric })}\n`))
     }
   } finally {
     process.off("SIGINT", interrupted)
+    await file?.close()
   }
   return rows
 }

@@ -1,5 +1,7 @@
 /** @file vit-prisma convert: a checkpoint as a folder for transformers.js and onnxruntime. */
 import { convertModel } from "../export/convert.ts"
+import { fail } from "../errors.ts"
+import type { ListOptions } from "./batch-convert.ts"
 import { counted, loadModel, note, print, printJson, warn, type ModelOptions } from "./output.ts"
 
 export interface ConvertOptions extends ModelOptions {
@@ -11,7 +13,18 @@ export interface ConvertOptions extends ModelOptions {
   readonly force?: boolean
 }
 
-export async function convert(name: string, options: ConvertOptions): Promise<void> {
+export async function convert(name: string | undefined, options: ConvertOptions & ListOptions): Promise<void> {
+  const { from } = options
+  if ((name === undefined) === (from === undefined))
+    fail("E_USAGE", "give either a model or --from FILE, a list of models")
+  if (from !== undefined) return (await import("./batch-convert.ts")).convertList({ ...options, from })
+  for (const key of ["push", "shard", "queue", "cancel"] as const) {
+    if (options[key] !== undefined) fail("E_USAGE", `--${key} is for lists of models; give --from FILE`)
+  }
+  return convertOne(name!, options)
+}
+
+async function convertOne(name: string, options: ConvertOptions): Promise<void> {
   const model = await loadModel(name, options)
   const { folder, warnings, certificate } = await convertModel(model, options.out, {
     ...(options.hooks?.length && { hooks: options.hooks }),

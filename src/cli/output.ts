@@ -5,11 +5,13 @@ import { type Command, InvalidArgumentError, Option } from "commander"
 import { fail, PrismaError } from "../errors.ts"
 import { loadPretrained, type LoadedViT } from "../hub/load-pretrained.ts"
 import { DEVICES, type Device } from "../runtime/devices.ts"
+import { downloadProgress } from "./progress.ts"
 
 /** Options of every command that loads a model. */
 export interface ModelOptions {
   readonly revision?: string
   readonly cacheDir?: string
+  readonly offline?: boolean
   readonly allowPickle?: boolean
   readonly device: Device
   readonly threads?: number
@@ -32,7 +34,8 @@ export const withFormat = (command: Command): Command =>
 export const withModel = (command: Command): Command =>
   withFormat(command)
     .option("--revision <name>", "branch, tag or commit of a repo (main)")
-    .option("--cache-dir <dir>", "the Hub cache to look in")
+    .option("--cache-dir <dir>", "the Hub cache to use")
+    .option("--offline", "ask no server: a repo must be in the cache")
     .option("--allow-pickle", "read PyTorch pickles where there is no safetensors; nothing in them is run")
     .addOption(new Option("--device <name>", "execution provider").choices(DEVICES).default("cpu"))
     .option("--threads <n>", "threads inside one operator", positiveInt)
@@ -40,7 +43,9 @@ export const withModel = (command: Command): Command =>
 
 /** Load with a command's options; what is odd about the checkpoint goes to stderr. */
 export async function loadModel(name: string, options: ModelOptions): Promise<LoadedViT> {
-  const model = await loadPretrained(name, options)
+  const bar = downloadProgress({ json: options.format === "json" })
+  const onWait = (text: string) => warn(text, options)
+  const model = await loadPretrained(name, { ...options, onProgress: bar.update, onWait }).finally(bar.stop)
   for (const warning of model.warnings) warn(warning, options)
   return model
 }

@@ -135,18 +135,83 @@ export async function progress(label: string, total: number): Promise<Progress> 
   if (!process.stderr.isTTY || total < 2) return { update() {}, stop() {} }
   const format = `${label} {bar} {value}/{total}  {duration_formatted}  left {eta_formatted}`
   const bar = await singleBar(format, process.stderr, { clearOnComplete: true })
+  const release = restoring(bar)
+  bar.start(total, 0)
+  return {
+    update: (done) => bar.update(done),
+    stop: () => {
+      bar.stop()
+      release()
+    },
+  }
+}
+
+/** Give the terminal its cursor back however the command is interrupted, until what is given back is called. */
+function restoring(bar: SingleBar): () => void {
   const interrupted = (signal: NodeJS.Signals) => {
     bar.stop()
     process.exit(signal === "SIGINT" ? 130 : 143)
   }
   const signals = ["SIGINT", "SIGTERM"] as const
   for (const signal of signals) process.once(signal, interrupted)
-  bar.start(total, 0)
+  return () => {
+    for (const signal of signals) process.removeListener(signal, interrupted)
+  }
+}
+
+export interface DownloadState {
+  readonly repo: string
+  readonly totalDone: number
+  readonly total: number
+}
+
+/** Of downloads: a bar on a terminal, gone at the end; else a line every 30 s. Nothing where there is nothing to wait for. */
+export function downloadProgress({
+  json = false,
+  stream = process.stderr,
+  every = 30,
+}: Pick<ProgressOptions, "json" | "stream" | "every"> = {}) {
+  const isBar =
+    !json && stream.isTTY === true && !/^(1|on|yes|true)$/i.test(process.env["HF_HUB_DISABLE_PROGRESS_BARS"] ?? "")
+  const megabytes = (n: number) => `${(n / 1e6).toFixed(1)} MB`
+  let bar: SingleBar | undefined
+  let release = () => {}
+  let opening: Promise<void> | undefined
+  let last: DownloadState | undefined
+  let stopped = false
+  let shownAt = performance.now()
+
+  const open = async () => {
+    const made = await singleBar("{repo} {bar} {percentage} %  {size}  left {eta_formatted}", stream, {
+      clearOnComplete: true,
+    })
+    if (stopped || !last) return
+    release = restoring(made)
+    made.start(last.total, last.totalDone, { repo: last.repo, size: "" })
+    bar = made
+  }
   return {
-    update: (done) => bar.update(done),
-    stop: () => {
-      bar.stop()
-      for (const signal of signals) process.removeListener(signal, interrupted)
+    update: (state: DownloadState): void => {
+      last = state
+      const { repo, totalDone, total } = state
+      if (isBar) {
+        opening ??= open()
+        bar?.setTotal(total)
+        bar?.update(totalDone, { repo, size: `${megabytes(totalDone)} of ${megabytes(total)}` })
+        return
+      }
+      const now = performance.now()
+      if (now - shownAt < every * 1000) return
+      shownAt = now
+      const line = json
+        ? JSON.stringify({ download: { repo, done: totalDone, total } })
+        : `${repo}: ${megabytes(totalDone)} of ${megabytes(total)}`
+      stream.write(`${line}\n`)
+    },
+    stop: (): void => {
+      stopped = true
+      bar?.stop()
+      release()
     },
   }
 }
@@ -156,4 +221,42 @@ async function singleBar(format: string, stream: ProgressStream, more: Options):
   // cli-progress's own handlers only stop the bar: the command would go on after Ctrl-C.
   const options = { format, stream, hideCursor: true, gracefulExit: false, ...more }
   return new cli.SingleBar(options, cli.Presets.shades_classic)
+}
+
+/** Work on many things, some at a time. */
+export interface ManyBars {
+  /** Begin, change or end the line of one that is at work. */
+  line(name: string, text: string | undefined): void
+  update(done: number, text: string): void
+  /** Leave a line behind, above the bars. */
+  log(text: string): void
+  stop(): void
+}
+
+/** A bar of all, and under it a line for each that is at work; for a terminal. */
+export async function manyBars(what: string, total: number, stream: ProgressStream): Promise<ManyBars> {
+  const cli = await import("cli-progress")
+  const all = { format: `${what} {bar} {value}/{total}  {text}  left {eta_formatted}`, hideCursor: true, stream }
+  const bars = new cli.MultiBar({ ...all, clearOnComplete: true, gracefulExit: false }, cli.Presets.shades_classic)
+  const whole = bars.create(total, 0, { text: "" })
+  const lines = new Map<string, SingleBar>()
+  const restore = () => bars.stop()
+  process.once("exit", restore)
+  return {
+    line(name, text) {
+      const there = lines.get(name)
+      if (text !== undefined && there) there.update({ text })
+      else if (text !== undefined) lines.set(name, bars.create(1, 0, { name, text }, { format: "  {name}  {text}" }))
+      else if (there) {
+        lines.delete(name)
+        bars.remove(there)
+      }
+    },
+    update: (done, text) => whole.update(done, { text }),
+    log: (text) => bars.log(`${text}\n`),
+    stop: () => {
+      restore()
+      process.removeListener("exit", restore)
+    },
+  }
 }

@@ -264,3 +264,33 @@ export async function encodePng(
   const png = await sharp(data, { raw: { width, height, channels }, limitInputPixels: false }).png().toBuffer()
   return new Uint8Array(png.buffer, png.byteOffset, png.byteLength)
 }
+
+/** A JPEG file of 8-bit pixels, colour at full resolution: for looking at, not for computing. Errors: E_INPUT. */
+export async function encodeJpeg(
+  data: Uint8Array,
+  width: number,
+  height: number,
+  channels: 1 | 3,
+): Promise<Uint8Array> {
+  checkPixels({ data, width, height, channels })
+  const sharp = await loadSharp()
+  const image = sharp(data, { raw: { width, height, channels }, limitInputPixels: false })
+  const jpeg = await image.jpeg({ quality: 90, chromaSubsampling: "4:4:4", mozjpeg: true }).toBuffer()
+  return new Uint8Array(jpeg.buffer, jpeg.byteOffset, jpeg.byteLength)
+}
+
+/** The density at which libvips draws an SVG's units as one pixel each. */
+const DPI = 72
+
+/**
+ * A PNG of an SVG that this package wrote, `scale` pixels to one of its own. Text needs a font that fontconfig finds:
+ * where there is none it is left out without an error. Error: E_IMAGE_TOO_LARGE beyond 268 megapixels.
+ */
+export async function renderSvg(svg: string, scale: number): Promise<Uint8Array> {
+  const sharp = await loadSharp()
+  const png = await sharp(Buffer.from(svg), { density: DPI * scale })
+    .png({ palette: false })
+    .toBuffer()
+    .catch((cause: unknown) => fail("E_IMAGE_TOO_LARGE", "the picture is too large to be drawn; show less", { cause }))
+  return new Uint8Array(png.buffer, png.byteOffset, png.byteLength)
+}

@@ -236,7 +236,7 @@ async function syncTree(folder: string): Promise<void> {
   await syncFolder(folder)
 }
 
-async function syncFolder(folder: string): Promise<void> {
+export async function syncFolder(folder: string): Promise<void> {
   // Windows opens no folders; its renames are journaled.
   if (process.platform !== "win32") await sync(folder, "r")
 }
@@ -262,36 +262,46 @@ const succeeds = (work: Promise<void>): Promise<boolean> =>
 const TEMP = /^\.(.+)\.tmp-(\d+)-([0-9a-z]+)$/s
 /** Our nonces: `old` on what was moved aside, the time in base 36, a mark of the machine, a random number. */
 const NONCE = /^(old)?([0-9a-z]{9})([0-9a-f]{6})[0-9a-f]{8}$/
-const MACHINE = createHash("sha256").update(hostname()).digest("hex").slice(0, 6)
+export const MACHINE = createHash("sha256").update(hostname()).digest("hex").slice(0, 6)
 
 /** A process id says nothing about another machine on a shared disk, so what it left is dead after this time, in ms. */
 const FOREIGN_AGE = 24 * 3600 * 1000
 
-function tempName(target: string, aside: "" | "old" = ""): string {
+export function tempName(target: string, aside: "" | "old" = ""): string {
   const time = Date.now().toString(36).padStart(9, "0")
   const nonce = `${aside}${time}${MACHINE}${randomBytes(4).toString("hex")}`
   return join(dirname(target), `.${basename(target)}.tmp-${process.pid}-${nonce}`)
 }
 
-interface Leftover {
+export interface Leftover {
   readonly path: string
   readonly target: string
   readonly nonce: string
   readonly aside: boolean
+  readonly pid: number
   readonly dead: boolean
 }
 
-async function leftovers(folder: string): Promise<Leftover[]> {
+export async function leftovers(folder: string): Promise<Leftover[]> {
   return (await readdir(folder)).flatMap((entry) => {
     const [, name, pid, nonce] = TEMP.exec(entry) ?? []
     if (name === undefined || pid === undefined || nonce === undefined) return []
     const [, old, time, machine] = NONCE.exec(nonce) ?? []
     const dead = !isAlive(Number(pid), parseInt(time ?? "0", 36), machine ?? MACHINE)
-    return [{ path: join(folder, entry), target: join(folder, name), nonce, aside: old !== undefined, dead }]
+    return [
+      {
+        path: join(folder, entry),
+        target: join(folder, name),
+        nonce,
+        aside: old !== undefined,
+        pid: Number(pid),
+        dead,
+      },
+    ]
   })
 }
 
-function isAlive(pid: number, time: number, machine: string): boolean {
+export function isAlive(pid: number, time: number, machine: string): boolean {
   if (machine !== MACHINE) return Date.now() - time < FOREIGN_AGE
   // In a container each run may get the same process id: what is older than this process is not its own.
   if (pid === process.pid) return time > Date.now() - process.uptime() * 1000 - 1000
@@ -303,7 +313,7 @@ function isAlive(pid: number, time: number, machine: string): boolean {
 }
 
 /** Remove what dead processes left; what one had moved aside goes back if nothing took its place. */
-async function sweep(folder: string): Promise<void> {
+export async function sweep(folder: string): Promise<void> {
   for (const { path, target, aside, dead } of await leftovers(folder)) {
     if (!dead) continue
     // A file's old content is still in place, a folder's may not be.

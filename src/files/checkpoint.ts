@@ -5,6 +5,7 @@ import { fail, listed } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import type { TensorEntry } from "../tensor/safetensors-header.ts"
 import { byteLength, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { blobFolders } from "./blob-folders.ts"
 import { isWithin } from "./paths.ts"
 import { openSafetensors } from "./safetensors-file.ts"
 import { readShardIndex, type ShardIndex } from "./shard-index.ts"
@@ -69,7 +70,7 @@ const OPEN: { [F in Format]: (path: string) => Promise<Weights> } = {
  * E_SHARD_MISSING, E_INDEX_MISMATCH, E_DUPLICATE_TENSOR, E_UNSAFE_PATH, E_CACHE_CORRUPT, and those of the files. */
 export async function openCheckpoint(dir: string, { allowPickle = false } = {}): Promise<Checkpoint> {
   const place = await placeOf(dir)
-  const { source, format, ignored } = choose(
+  const { source, format, ignored } = chooseWeights(
     dir,
     await readdir(place.folder).catch((e: unknown) => readError(e, dir)),
     allowPickle,
@@ -93,7 +94,7 @@ export async function openCheckpoint(dir: string, { allowPickle = false } = {}):
   return { format, source, files: [...shards.values()].map((s) => s.path), tensors, opaque, warnings }
 }
 
-function choose(dir: string, names: readonly string[], allowPickle: boolean) {
+export function chooseWeights(dir: string, names: readonly string[], allowPickle: boolean) {
   const lone = names.filter((name) => LONE_PICKLE.test(name))
   const known = NAMES.filter(([name]) => names.includes(name))
   const found = known.length === 0 && lone.length === 1 ? [[lone[0]!, "pickle"] as const] : known
@@ -115,8 +116,8 @@ interface Place {
   readonly dir: string
   /** The real path of the folder. */
   readonly folder: string
-  /** The real path of the blobs its links lead to, if it is a snapshot in a Hub cache. */
-  readonly blobs: string | undefined
+  /** The real paths of the folders of blobs that its links may lead to, if it is a snapshot in a Hub cache. */
+  readonly blobs: readonly string[] | undefined
 }
 
 const SNAPSHOT = /^(.*[\\/](?:models|datasets|spaces)--[^\\/]+)[\\/]snapshots[\\/]/
@@ -126,8 +127,7 @@ async function placeOf(dir: string): Promise<Place> {
   if (!(await stat(folder)).isDirectory())
     fail("E_INPUT", `${dir}: is not a folder; give the folder it is in`, { file: dir })
   const repo = SNAPSHOT.exec(`${folder}/`)?.[1]
-  const blobs = repo === undefined ? undefined : await realpath(join(repo, "blobs")).catch(() => undefined)
-  return { dir, folder, blobs: repo === undefined ? undefined : (blobs ?? join(repo, "blobs")) }
+  return { dir, folder, blobs: repo === undefined ? undefined : await blobFolders(repo) }
 }
 
 /** The real path of a file of the folder. A snapshot's file lies in it or in `blobs`; a shard, which foreign text names, lies
@@ -140,7 +140,7 @@ async function locate({ dir, folder, blobs }: Place, name: string, kind: "pointe
     if (blobs !== undefined && systemCode(e) === "ENOENT") corrupt("points to a blob that is not there")
     return readError(e, path)
   })
-  if (isWithin(folder, real) || (blobs !== undefined && isWithin(blobs, real))) return real
+  if ([folder, ...(blobs ?? [])].some((home) => isWithin(home, real))) return real
   if (kind === "shard")
     fail("E_UNSAFE_PATH", `${path}: is a link out of its folder; shards must lie in it`, { file: path })
   if (blobs !== undefined) corrupt("points outside the cache's blobs")

@@ -121,7 +121,8 @@ export const rules: { [O in Op]: Rule<O> } = {
       if (typeof size === "number" && typeof length === "number") {
         return w.node("Pad", [ins[0]!, w.ints([...starts, ...others.with(axis, size - before - length)])], out)
       }
-      const after = w.node("Sub", [w.dims([size]), w.dims([length])], w.unique(`${out}:after`))
+      const end = typeof length === "number" ? w.ints([before + length]) : w.dims([length]) // a named length is at 0
+      const after = w.node("Sub", [w.dims([size]), end], w.unique(`${out}:after`))
       const around = [w.ints([...starts, ...others.slice(0, axis)]), after, w.ints(others.slice(axis + 1))]
       const pads = w.node("Concat", around, w.unique(`${out}:pads`), { axis: 0 })
       return w.node("Pad", [ins[0]!, pads], out)

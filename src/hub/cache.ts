@@ -1,9 +1,10 @@
-/** @file The standard Hub cache, as huggingface_hub lays it out: models--ns--name/{refs,blobs,snapshots}. */
+/** @file The standard Hub cache, as huggingface_hub lays it out: models--ns--name/{refs,blobs,snapshots,.no_exist,trees}
+ * (https://huggingface.co/docs/huggingface_hub/guides/manage-cache). */
 import { readdir, realpath, stat } from "node:fs/promises"
-import { homedir } from "node:os"
-import { join, sep } from "node:path"
+import { join } from "node:path"
 import { fail, listed } from "../errors.ts"
-import { repoFolderName, repoId } from "../files/paths.ts"
+import { blobFolders } from "../files/blob-folders.ts"
+import { isWithin, repoFolderName, repoId } from "../files/paths.ts"
 import { readFully, withFile } from "../files/read.ts"
 import { quote } from "../tensor/quote.ts"
 
@@ -11,72 +12,101 @@ const COMMIT = /^[0-9a-f]{40}$/
 // What git check-ref-format allows of a branch or tag; none of it leaves the refs folder.
 const REVISION = /^(?![/-])(?!.*(?:\.\.|\/\/|@\{|\.lock(?:\/|$)|(?:^|\/)\.))[^\p{C}\s~^:?*[\\]{1,255}(?<![/.])$/u
 
-/**
- * Where the cache lies: HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub, ~/.cache/...;
- * a leading ~ is the home folder, as for huggingface_hub.
- */
-async function cacheFolder(): Promise<string> {
-  const { getHFHubCachePath } = await import("@huggingface/hub")
-  return getHFHubCachePath().replace(/^~(?=$|[/\\])/, () => homedir())
+export const isCommit = (revision: string): boolean => COMMIT.test(revision)
+
+/** Where a repo's things lie in a cache. */
+export interface RepoPlace {
+  readonly repo: string
+  readonly cache: string
+  readonly folder: string
+  readonly blob: (etag: string) => string
+  readonly ref: (revision: string) => string
+  readonly snapshot: (commit: string) => string
+  readonly absent: (commit: string, name: string) => string
+  readonly tree: (commit: string) => string
+  readonly lock: (name: string) => string
 }
 
-/**
- * The real path of a repo's snapshot that lies in the cache already. `revision` is a branch, tag or commit.
- * Errors: E_REPO_ID, E_REVISION, E_HUB_NOT_FOUND naming the folder that was looked for, E_CACHE_CORRUPT.
- */
-export async function cachedSnapshot(id: string, revision = "main", cache?: string): Promise<string> {
+/** Errors: E_REPO_ID. */
+export function repoPlace(cache: string, id: string): RepoPlace {
   const repo = repoId(id)
-  if (!REVISION.test(revision)) {
-    fail("E_REVISION", `revision ${quote(revision)} of ${repo} must be a branch, a tag or a commit`, { repo })
+  const name = repoFolderName(repo)
+  const folder = join(cache, name)
+  return {
+    repo,
+    cache,
+    folder,
+    blob: (etag) => join(folder, "blobs", etag),
+    ref: (revision) => join(folder, "refs", revision),
+    snapshot: (commit) => join(folder, "snapshots", commit),
+    absent: (commit, file) => join(folder, ".no_exist", commit, file),
+    tree: (commit) => join(folder, "trees", `${commit}.json`),
+    // huggingface_hub's <etag>.lock lies there for ever, so ours has another name.
+    lock: (etag) => join(cache, ".locks", name, `${etag}.pid`),
   }
-  const folder = join(cache ?? (await cacheFolder()), repoFolderName(repo))
-  const commit = COMMIT.test(revision) ? revision : await commitOf(folder, revision)
-  const snapshot = commit && join(folder, "snapshots", commit)
-  if (snapshot && (await isFolder(snapshot))) {
-    const real = await realpath(snapshot)
-    if (real === join(await realpath(folder), "snapshots", commit)) return real
-    corrupt(snapshot, "is a link to another folder")
-  }
-  const others = await readdir(join(folder, "snapshots")).catch(() => [])
-  const there = others.length ? `; of this repo it holds the commits ${listed(others, 3)}` : ""
-  return fail(
-    "E_HUB_NOT_FOUND",
-    `${repo} at revision ${revision} is neither a model's folder here nor in the Hub cache (looked for ${folder})${there}; fetch it first, for example with "hf download ${repo}"`,
-    { repo },
-  )
 }
 
-const corrupt = (path: string, what: string): never =>
-  fail("E_CACHE_CORRUPT", `${path}: ${what}; remove it and fetch the repo again`, { file: path })
+/** `revision` if it can be a branch, a tag or a commit. Error: E_REVISION. */
+export function checkRevision(repo: string, revision: string): string {
+  if (REVISION.test(revision)) return revision
+  return fail("E_REVISION", `revision ${quote(revision)} of ${repo} must be a branch, a tag or a commit`, { repo })
+}
 
-async function commitOf(folder: string, revision: string): Promise<string | undefined> {
-  const path = join(folder, "refs", revision)
+/** The commit that the cache has for a branch or tag. Error: E_CACHE_CORRUPT for a ref that holds none. */
+export async function cachedCommit(place: RepoPlace, revision: string): Promise<string | undefined> {
+  if (isCommit(revision)) return revision
+  const path = place.ref(revision)
   const text = await withFile(path, async (file, size) => {
     const bytes = new Uint8Array(Math.min(size, 100))
     return new TextDecoder().decode(bytes.subarray(0, await readFully(file, path, bytes, 0)))
   }).catch(() => undefined)
   const commit = text?.trim()
-  return commit === undefined || COMMIT.test(commit) ? commit : corrupt(path, "holds no commit")
+  return commit === undefined || isCommit(commit) ? commit : corrupt(place.repo, path, "holds no commit")
 }
+
+/** The real path of a commit's snapshot, if the cache has it. Error: E_CACHE_CORRUPT for one that is a link elsewhere. */
+export async function cachedSnapshot(place: RepoPlace, commit: string): Promise<string | undefined> {
+  const snapshot = place.snapshot(commit)
+  if (!(await isFolder(snapshot))) return undefined
+  const real = await realpath(snapshot)
+  if (real === join(await realpath(place.folder), "snapshots", commit)) return real
+  return corrupt(place.repo, snapshot, "is a link to another folder")
+}
+
+/** What is said of a repo that the cache has not, or not at this revision. */
+export async function notCached({ repo, folder }: RepoPlace, revision: string): Promise<string> {
+  const others = await readdir(join(folder, "snapshots")).catch(() => [])
+  const there = others.length ? `; of this repo it holds the commits ${listed(others, 3)}` : ""
+  return `${repo} at revision ${revision} is neither a model's folder here nor in the Hub cache (looked for ${folder})${there}`
+}
+
+export const corrupt = (repo: string, path: string, what: string): never =>
+  fail("E_CACHE_CORRUPT", `${path}: ${what}; repair it with "vit-prisma cache heal ${repo}"`, { file: path, repo })
 
 const SNAPSHOT = /^(.*[\\/]models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+$/
 
 /**
- * The path of a file in a folder, given as a real path. A file of a snapshot lies in it or in its repo's blobs.
- * Error: E_CACHE_CORRUPT where it does not.
+ * The path of a file in a folder, given as a real path. A file of a snapshot lies in it, in its repo's blobs, or in the
+ * blobs that repos share. Error: E_CACHE_CORRUPT where it does not.
  */
 export async function fileIn(folder: string, name: string): Promise<string> {
   const path = join(folder, name)
-  const repo = SNAPSHOT.exec(folder)?.[1]
-  if (repo === undefined) return path
-  const real = await realpath(path).catch(() => corrupt(path, "points to a blob that is not there"))
-  const blobs = await realpath(join(repo, "blobs")).catch(() => folder)
-  const inside = [folder, blobs].some((home) => real.startsWith(home + sep))
-  return inside ? path : corrupt(path, "points outside the cache's blobs")
+  const home = SNAPSHOT.exec(folder)?.[1]
+  if (home === undefined) return path
+  const repo = home.replace(/^.*[\\/]models--/, "").replace("--", "/")
+  const real = await realpath(path).catch(() => corrupt(repo, path, "points to a blob that is not there"))
+  const homes = [folder, ...(await blobFolders(home))]
+  return homes.some((at) => isWithin(at, real)) ? path : corrupt(repo, path, "points outside the cache's blobs")
 }
 
 export const isFolder = (path: string): Promise<boolean> =>
   stat(path).then(
     (s) => s.isDirectory(),
+    () => false,
+  )
+
+export const isFile = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (s) => s.isFile(),
     () => false,
   )

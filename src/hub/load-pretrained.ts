@@ -1,5 +1,5 @@
 /** @file From a folder or a repo id to a hooked model. */
-import { readdir, realpath, stat } from "node:fs/promises"
+import { readdir, realpath } from "node:fs/promises"
 import { convertCheckpoint } from "../../converters/index.ts"
 import { timmPretrained } from "../../converters/timm.ts"
 import { decodeImage, type Image } from "../data/image.ts"
@@ -16,13 +16,19 @@ import { nodeRuntime } from "../runtime/node.ts"
 import type { OrtModule } from "../runtime/ort.ts"
 import type { Runtime, RuntimeOptions } from "../runtime/runtime.ts"
 import type { Tensor } from "../tensor/tensor.ts"
-import { cachedSnapshot, fileIn, isFolder } from "./cache.ts"
+import { fileIn, isFile, isFolder } from "./cache.ts"
+import { downloadModel, type DownloadProgress } from "./download.ts"
+import type { HubOptions } from "./settings.ts"
 
-export interface LoadOptions extends RuntimeOptions {
+export interface LoadOptions extends RuntimeOptions, HubOptions {
   /** Branch, tag or commit of a repo; "main". */
   readonly revision?: string
-  /** The Hub cache to look in; by default the one that the environment names. */
-  readonly cacheDir?: string
+  /** Told how far the download of a repo is. */
+  readonly onProgress?: (progress: DownloadProgress) => void
+  /** Told at once why a request waits and is tried again; by default that is among the warnings. */
+  readonly onWait?: (text: string) => void
+  /** Ends a download. */
+  readonly signal?: AbortSignal
   /** Read PyTorch pickles (.bin, .pth) where there is no safetensors. */
   readonly allowPickle?: boolean
   /** Build for another image size in pixels: the position table is resampled as its library does. */
@@ -38,6 +44,10 @@ export interface ModelSource {
   /** As it was asked for. */
   readonly name: string
   readonly folder: string
+  /** Of a repo's model, the commit that its files are of. */
+  readonly commit?: string
+  /** What was odd about finding the files. */
+  readonly warnings?: readonly string[]
   /** "config.json" or "open_clip_config.json". */
   readonly configFile: string
   readonly configJson: unknown
@@ -54,7 +64,7 @@ export class LoadedViT extends HookedViT {
     super(parts)
     this.source = source
     const unusable = preprocessing instanceof PrismaError ? [`images cannot be prepared: ${preprocessing.message}`] : []
-    this.warnings = [...source.checkpoint.warnings, ...unusable]
+    this.warnings = [...(source.warnings ?? []), ...source.checkpoint.warnings, ...unusable]
     this.#preprocessing = preprocessing
   }
 
@@ -97,20 +107,20 @@ export class LoadedViT extends HookedViT {
 }
 
 /**
- * Load a vision model: a folder as the Hub lays it out, or a repo id whose snapshot lies in the Hub cache. A folder goes
- * before a repo id of the same spelling.
+ * Load a vision model: a folder as the Hub lays it out, or a repo id, whose files are downloaded into the Hub cache where it
+ * lacks them (docs/hub.md). A folder goes before a repo id of the same spelling.
  *
  * Weights are looked for as model.safetensors, then as open_clip_model.safetensors, then as pickles. Of two configs,
  * config.json counts, unless the weights are open_clip's: then open_clip_config.json does.
  *
  * Only headers are read; weights stay in their files, which onnxruntime maps. Errors: E_INPUT (no such folder),
- * E_REPO_ID, E_REVISION, E_HUB_NOT_FOUND, E_CACHE_CORRUPT, E_INTEGRITY, E_USAGE (a name or image size of another kind),
+ * E_REPO_ID, E_REVISION, E_HUB_*, E_NETWORK, E_OFFLINE, E_CACHE_*, E_INTEGRITY, E_UNSAFE_*, E_DISK_FULL, E_USAGE (a name or image size of another kind),
  * E_CONFIG*, E_UNSUPPORTED_*, E_AMBIGUOUS_PREFIX, E_SHAPE_MISMATCH, E_MISSING_TENSORS, E_UNEXPECTED_TENSORS and those of
  * the files.
  */
 export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
-  const { allowPickle = false, imageSize, module, runtime, ...session } = options
-  const folder = await folderOf(name, options)
+  const { allowPickle = false, imageSize } = options
+  const { folder, ...from } = await folderOf(name, options)
   // The graph of an exported folder is not read here.
   await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
@@ -125,10 +135,17 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
   const parts: HookedViTParts = {
     config: built,
     weights,
-    runtime: runtime ?? nodeRuntime({ ...session, ...(module && { module }) }),
+    runtime: runtimeOf(options),
     read: readTensor,
   }
-  return new LoadedViT(parts, { name, folder, configFile, configJson, checkpoint }, preprocessing)
+  return new LoadedViT(parts, { name, folder, ...from, configFile, configJson, checkpoint }, preprocessing)
+}
+
+/** A runtime with the options that are its own. */
+function runtimeOf({ module, runtime, device, threads, prepack, memoryBudget, session }: LoadOptions): Runtime {
+  const given = { module, device, threads, prepack, memoryBudget, session }
+  const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+  return runtime ?? nodeRuntime(set)
 }
 
 // Label lists of 21,843 classes make a config of 2 MB.
@@ -136,27 +153,26 @@ const CONFIG = { limit: 16 * 2 ** 20, malformed: "E_CONFIG", tooLarge: "E_CONFIG
 const CONFIGS = ["config.json", "open_clip_config.json"] as const
 
 /** A folder goes before a repo id of the same spelling; what is neither is refused by its form. */
-async function folderOf(name: string, { revision, cacheDir }: LoadOptions): Promise<string> {
+async function folderOf(
+  name: string,
+  options: LoadOptions,
+): Promise<Pick<ModelSource, "folder" | "commit" | "warnings">> {
   // Callers without types.
   if (typeof name !== "string") return fail("E_USAGE", `the model must be a folder or a repo id, got ${typeof name}`)
   const looksLikePath = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$/.test(name) || name === "."
   if (await isFolder(name)) {
     const names = await readdir(name).catch((e: unknown) => readError(e, name))
-    if (looksLikePath || names.length === 0 || names.some((n) => OF_MODEL.test(n))) return realpath(name)
+    if (looksLikePath || names.length === 0 || names.some((n) => OF_MODEL.test(n)))
+      return { folder: await realpath(name) }
   } else if (looksLikePath || (await isFile(name))) {
     const what = (await isFile(name)) ? "is a file; give the folder it is in" : "no such folder"
     return fail("E_INPUT", `${name}: ${what}`, { file: name })
   }
-  return cachedSnapshot(name, revision, cacheDir)
+  const { folder, commit, warnings } = await downloadModel(name, options)
+  return { folder, commit, warnings }
 }
 
 const OF_MODEL = /^(open_clip_)?config\.json$|\.(safetensors|bin|pth|pt)$/
-
-const isFile = (path: string): Promise<boolean> =>
-  stat(path).then(
-    (s) => s.isFile(),
-    () => false,
-  )
 
 /** open_clip's weights go with open_clip's config; otherwise config.json goes before it. */
 async function configOf(folder: string, { source }: Checkpoint): Promise<string> {

@@ -2,6 +2,16 @@
 import { fail, listed } from "../errors.ts"
 import { unknownHook, type HookInfo } from "../model/hooks.ts"
 import type { Tensor } from "../tensor/tensor.ts"
+import {
+  accumulated,
+  decomposed,
+  headRows,
+  neuronRows,
+  normed,
+  type Cached,
+  type CachedModel,
+  type ResidualStack,
+} from "./residual/accounting.ts"
 
 /** TransformerLens' short names of a block's hooks, and the full ones below `blocks.{i}.`. */
 const IN_BLOCK: Readonly<Record<string, string>> = {
@@ -49,11 +59,18 @@ export function actName(name: string, layer?: number): string {
 export class ActivationCache {
   readonly #values: ReadonlyMap<string, Tensor>
   readonly #hooks: ReadonlyMap<string, HookInfo>
+  readonly #model: CachedModel
   readonly #prefix: string
 
-  constructor(values: ReadonlyMap<string, Tensor>, hooks: ReadonlyMap<string, HookInfo>, prefix = "") {
+  constructor(
+    values: ReadonlyMap<string, Tensor>,
+    hooks: ReadonlyMap<string, HookInfo>,
+    model: CachedModel,
+    prefix = "",
+  ) {
     this.#values = values
     this.#hooks = hooks
+    this.#model = model
     this.#prefix = prefix
   }
 
@@ -88,7 +105,7 @@ export class ActivationCache {
 
   /** The text tower's activations, under the same methods. */
   get text(): ActivationCache {
-    return new ActivationCache(this.#values, this.#hooks, "text.")
+    return new ActivationCache(this.#values, this.#hooks, this.#model, "text.")
   }
 
   embed = (): Tensor => this.get("hook_embed")
@@ -116,6 +133,38 @@ export class ActivationCache {
   ln1Scale = (layer: number): Tensor => this.get("ln1_scale", layer)
   ln2 = (layer: number): Tensor => this.get("ln2_normalized", layer)
   ln2Scale = (layer: number): Tensor => this.get("ln2_scale", layer)
+
+  /**
+   * What was written to the residual stream before `layer` (all, where it is absent; negative from the end): patch
+   * embedding, learned tokens and positions (after a pre-norm one row, "ln_pre"), then each attention and MLP.
+   * Rows [n, b, T, d] sum to the stream. Error: E_INPUT for a post-norm model, whose stream is no such sum.
+   */
+  decomposeResidual = (layer?: number): ResidualStack => decomposed(this.#cached, layer)
+
+  /** The stream before each layer up to `layer` inclusive, "final_post" after the last; with `mid` after attention too. */
+  accumulatedResidual = (layer?: number, { mid = false }: { readonly mid?: boolean } = {}): ResidualStack =>
+    accumulated(this.#cached, layer, mid)
+
+  /** What each head of each layer adds to the stream, LayerScale applied: from hook_result, or else hook_z and W_O. */
+  headResults = (): Promise<ResidualStack> => headRows(this.#cached)
+
+  /** What each neuron of an MLP adds to the stream, or only some. Error: E_MEMORY_BUDGET above `maxBytes` (2 GiB). */
+  neuronResults = (
+    layer: number,
+    { neurons, maxBytes }: { readonly neurons?: readonly number[]; readonly maxBytes?: number } = {},
+  ): Promise<ResidualStack> => neuronRows(this.#cached, this.#layer(layer), neurons, maxBytes)
+
+  /** Rows of the stream through the final norm, at the scale that this run had; its bias is one more row. */
+  applyFinalNorm = (stack: ResidualStack): Promise<ResidualStack> => normed(this.#cached, stack)
+
+  get #cached(): Cached {
+    return {
+      get: (name, layer) => this.get(name, layer),
+      has: (name, layer) => this.has(name, layer),
+      model: this.#model,
+      text: this.#prefix !== "",
+    }
+  }
 
   #layer(layer: number): number {
     const blocks = [...this.#hooks.keys()].flatMap((name) => {

@@ -76,3 +76,9 @@ export function repeated(given: Tensor, hook: Shape, batch: number | undefined):
   for (let i = 0; i < batch; i++) all.set(one, i * one.length)
   return float32([batch, ...given.shape.slice(1)], all)
 }
+
+/** One image of a batch, still with its first axis. */
+export function rowOf(t: Tensor, i: number): Tensor {
+  const n = size(t.shape.slice(1))
+  return { ...t, shape: [1, ...t.shape.slice(1)], data: t.data.slice(i * n, (i + 1) * n) }
+}

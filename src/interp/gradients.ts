@@ -11,7 +11,7 @@ import type { GraphView, Interventions } from "./hooked-vit.ts"
 export type Metric = string | ((at: GraphView) => Value)
 
 export interface GradientOptions extends Pick<Interventions, "patch" | "edit"> {
-  /** Hooks to differentiate at. */
+  /** Hooks to differentiate at, or `pixel_values`. */
   readonly at?: HookNames
   /** Differentiate at every weight too. */
   readonly params?: boolean
@@ -28,12 +28,31 @@ export interface Gradients {
 
 /** The metric as a scalar of the graph. Errors: E_INPUT, E_HOOK. */
 export function metricValue(metric: Metric, view: GraphView): Value {
-  const value = typeof metric === "string" ? parsed(metric, view) : metric(view)
-  if (!(value instanceof Value)) fail("E_INPUT", `a metric must return a Value of the graph, got ${typeof value}`)
+  const value = unsummed(metric, view)
   return sum(
     value,
     value.shape.map((_, i) => i),
   )
+}
+
+/** The metric of each image, [batch]. Errors: those of `metricValue`; E_INPUT for one that mixes images. */
+export function imageMetric(metric: Metric, view: GraphView): Value {
+  const value = unsummed(metric, view)
+  if (value.shape[0] !== "batch") {
+    const got = show(value.shape)
+    fail("E_INPUT", `the metric must be one of each image, with the images along its first axis, got ${got}`)
+  }
+  return sum(
+    value,
+    value.shape.slice(1).map((_, i) => i + 1),
+  )
+}
+
+function unsummed(metric: Metric, view: GraphView): Value {
+  const value = typeof metric === "string" ? parsed(metric, view) : metric(view)
+  return value instanceof Value
+    ? value
+    : fail("E_INPUT", `a metric must return a Value of the graph, got ${typeof value}`)
 }
 
 const TEXT = /^([\w.-]+)(?:\[([^\]]*)\])?$/

@@ -1,16 +1,26 @@
 /** @file A model whose every hook can be read, replaced and edited. */
 import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
-import { bind, symbolsOf, type Shape } from "../graph/dims.ts"
+import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
 import { input, slice } from "../graph/ops.ts"
-import { toposort, Value } from "../graph/value.ts"
+import { Value } from "../graph/value.ts"
+import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
-import { bytesOfShape, listHooks, matchHooks, type HookInfo, type HookNames } from "../model/hooks.ts"
+import {
+  bytesOfShape,
+  listHooks,
+  matchHooks,
+  pointOf,
+  withInputs,
+  type HookInfo,
+  type HookNames,
+} from "../model/hooks.ts"
 import { build, type Built } from "../model/model.ts"
 import type { Requests, Weights } from "../model/scope.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
 import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { unavailable, without } from "./available.ts"
 import { ActivationCache } from "./cache.ts"
 import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
@@ -40,13 +50,17 @@ export type Positions = number | readonly [start: number, end: number]
 export interface RunOptions extends Interventions {
   /** Names among the model's outputs and hooks, or new values made of them; by default all outputs that the inputs allow. */
   readonly outputs?: string | readonly string[] | ((at: GraphView) => Values)
+  /** Hooks that `outputs` differentiates at: they then lie on the way to what is downstream, also those inside an op. */
+  readonly at?: HookNames
 }
 
 /** The graph of a run as `outputs` sees it: a lens or a metric is more values hung on it. */
 export interface GraphView {
   readonly outputs: Values
-  /** The value at a hook, after any intervention. */
+  /** The value at a hook, after any intervention; or an output or input. */
   readonly hook: (name: string) => Value
+  /** The weight of this stored name ("blocks.0.attn.out.bias"); undefined where this run has none. */
+  readonly weight: (name: string) => Value | undefined
 }
 
 export interface CacheOptions extends Interventions {
@@ -74,14 +88,15 @@ export class HookedViT {
   readonly runtime: Runtime
   /** Every hook, in the order in which the model makes them. */
   readonly hooks: ReadonlyMap<string, HookInfo>
-  readonly #read: (stored: StoredTensor) => Promise<Tensor>
+  /** Reads a weight that lies in a file. */
+  readonly read: (stored: StoredTensor) => Promise<Tensor>
 
   constructor({ config, weights, runtime, read }: HookedViTParts) {
     this.config = config
     this.weights = weights
     this.runtime = runtime
     this.hooks = listHooks(config)
-    this.#read = read ?? ((stored) => fail("E_INPUT", `no reader was given for weights in files (${stored.file})`))
+    this.read = read ?? ((stored) => fail("E_INPUT", `no reader was given for weights in files (${stored.file})`))
   }
 
   /** Names of what `run` returns, in the library's words. */
@@ -98,15 +113,15 @@ export class HookedViT {
   async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
     const wanted = typeof options.outputs === "string" ? [options.outputs] : options.outputs
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
-    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads)
-    const find = (name: string) =>
-      built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
+    const opened = new Set(options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at))
+    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
+    const view = this.#view(built)
     const outputs =
       wanted === undefined
         ? without(built.outputs, unavailable(built, inputs, feeds))
         : typeof wanted === "function"
-          ? wanted({ outputs: built.outputs, hook: find })
-          : Object.fromEntries(wanted.map((name) => [name, find(name)]))
+          ? wanted(view)
+          : Object.fromEntries(wanted.map((name) => [name, view.hook(name)]))
     if (!Object.keys(outputs).length) nothingGiven()
     return outputsOf(await runStaged(this.runtime, inputs, outputs, cuts, feeds))
   }
@@ -123,7 +138,7 @@ export class HookedViT {
     const outputs = without(built.outputs, missing)
     if (!names.length && !Object.keys(outputs).length) nothingGiven()
     const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
-    const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks)
+    const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks, this)
     const returned = Object.fromEntries(Object.keys(outputs).map((name) => [name, got[OUTPUT + name]!]))
     return Object.assign(outputsOf(returned), { cache })
   }
@@ -134,14 +149,12 @@ export class HookedViT {
    */
   async gradients(given: ModelInput, metric: Metric, options: GradientOptions = {}): Promise<Gradients> {
     const { at = [], params = false, ...interventions } = options
-    const names = matchHooks(this.hooks, at)
+    const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
     const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
-    const find = (name: string) =>
-      built.outputs[name] ?? built.scope.hooks.get(name)?.value ?? this.#unknown(built, name)
-    const loss = metricValue(metric, { outputs: built.outputs, hook: find })
+    const loss = metricValue(metric, this.#view(built))
     const weights = params ? [...built.scope.params] : []
-    const points = names.map((name) => built.scope.hooks.get(name)!.value)
+    const points = names.map((name) => pointOf(built, name)!)
     const slopes = grad(loss, [...points, ...weights.map(([, v]) => v)])
     const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
     const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>
@@ -175,7 +188,7 @@ export class HookedViT {
    * stored name. Error: E_HOOK with the nearest names.
    */
   async weight(name: string): Promise<Tensor<"float32">> {
-    return namedWeight(this.config, this.weights, name, this.#read)
+    return namedWeight(this.config, this.weights, name, this.read)
   }
 
   /** Give the model's sessions back. */
@@ -226,6 +239,12 @@ export class HookedViT {
       return n + bytesOfShape(shape.with(axis, end - start), symbols)
     }, 0)
   }
+
+  #view = (built: Built): GraphView => ({
+    outputs: built.outputs,
+    hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? this.#unknown(built, name),
+    weight: (name) => built.scope.params.get(name),
+  })
 
   #unknown(built: Built, name: string): never {
     if (this.hooks.has(name)) return fail("E_HOOK", `the hook "${name}" is not part of this run`)
@@ -292,23 +311,6 @@ const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
   Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
 
-/** What of the graph cannot be computed from what is fed: of a dual encoder, what needs the other tower. */
-function unavailable(built: Built, inputs: Values, feeds: Feeds): ReadonlySet<Value> {
-  const absent = Object.entries(inputs).flatMap(([name, v]) => (name in feeds ? [] : [v]))
-  const out = new Set<Value>(absent)
-  if (!absent.length) return out
-  const known = new Set(
-    Object.entries(inputs).flatMap(([name, v]) => (name in feeds ? v.shape.flatMap(symbolsOf) : [])),
-  )
-  const bound = ({ shape }: Value) => shape.every((d) => symbolsOf(d).every((s) => known.has(s)))
-  const ends = [...built.scope.hooks.values()].map((h) => h.value).concat(Object.values(built.outputs))
-  for (const v of toposort(ends)) if (!bound(v) || v.inputs.some((x) => out.has(x))) out.add(v)
-  return out
-}
-
-const without = (outputs: Values, missing: ReadonlySet<Value>): Values =>
-  Object.fromEntries(Object.entries(outputs).filter(([, v]) => !missing.has(v)))
-
 /** The hooks' values, or only some tokens of them; what two hooks share is cut once. */
 function positioned(
   built: Built,
@@ -325,12 +327,6 @@ function positioned(
     else cut.set(value, slice(value, axis, ...range(positions, bind(value.shape[axis]!, sizes))))
   }
   return Object.fromEntries(names.map((name) => [name, cut.get(built.scope.hooks.get(name)!.value)!]))
-}
-
-/** The axis of tokens; of scores and patterns, that of the queries. */
-function tokenAxis(name: string, shape: Shape): number | undefined {
-  if (name.includes("ln_pooled.") || name.includes("pool.")) return undefined
-  return shape.length === 4 && /hook_(attn_scores|pattern)$/.test(name) ? 2 : shape.length >= 3 ? 1 : undefined
 }
 
 function range(positions: Positions, length: number): [number, number] {

@@ -5,7 +5,7 @@ import { storage } from "../graph/emit.ts"
 import type { Value } from "../graph/value.ts"
 import { size } from "../tensor/tensor.ts"
 import type { ModelConfig } from "./config.ts"
-import { build } from "./model.ts"
+import { build, inputShapes, type Built } from "./model.ts"
 import { noRequests } from "./scope.ts"
 
 export interface HookInfo {
@@ -37,6 +37,19 @@ export function listHooks(config: ModelConfig): ReadonlyMap<string, HookInfo> {
     }),
   )
 }
+
+/** What can be differentiated at: the hooks, and `pixel_values`, which a pattern reaches only if it spells that name. */
+export const withInputs = (
+  config: ModelConfig,
+  hooks: ReadonlyMap<string, HookInfo>,
+): ReadonlyMap<string, HookInfo> => {
+  const shape = inputShapes(config)["pixel_values"]!
+  return new Map([["pixel_values", { name: "pixel_values", shape, onRequest: true, sameAs: "pixel_values" }], ...hooks])
+}
+
+/** The value at a hook or input of a built model. */
+export const pointOf = (built: Built, name: string): Value | undefined =>
+  built.scope.hooks.get(name)?.value ?? built.inputs[name]
 
 /** Bytes of a float32 value of this shape, for so many images, texts and tokens. */
 export const bytesOfShape = (shape: Shape, symbols: ReadonlyMap<string, number>): number =>

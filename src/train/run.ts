@@ -1,5 +1,6 @@
 /** @file A training run: a config and its data become a folder with checkpoints, logs, curves and a model. docs/training.md */
 import { stat } from "node:fs/promises"
+import { availableParallelism, cpus } from "node:os"
 import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { initOptions, type GlobalConfig } from "../configs/index.ts"
@@ -239,9 +240,16 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
 
 /** What the result's file says besides: all that it takes to make the run again. */
 const recordOf = (plan: RunPlan, data: Splits, threads: number | undefined): object => ({
+  finished: new Date().toISOString(),
   testSamples: plan.test.length,
   seed: plan.config.training.seed,
   threads: threads ?? null,
+  device: plan.config.training.device,
+  machine: {
+    cpu: cpus()[0]?.model.trim() ?? null,
+    cores: availableParallelism(),
+    system: `${process.platform} ${process.arch}`,
+  },
   versions: { "vit-prisma": version, node: process.versions.node },
   data: dataFingerprints(data),
   order: orderRecipe(plan),

@@ -10,10 +10,12 @@ const MAIN = join(root, "dist/src/cli/main.js")
 export default function build(): void {
   const begun = new Date()
   if (existsSync(MAIN) && statSync(MAIN).mtime > newest()) return
-  spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", "tsconfig.build.json"], {
-    cwd: root,
-    stdio: ["ignore", "inherit", "inherit"],
-  })
+  for (const project of ["tsconfig.build.json", "src/viewer/page/tsconfig.json"]) {
+    spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", project], {
+      cwd: root,
+      stdio: ["ignore", "inherit", "inherit"],
+    })
+  }
   prune()
   utimesSync(MAIN, begun, begun)
 }

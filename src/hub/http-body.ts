@@ -1,0 +1,112 @@
+/** @file Bodies on their way, watched: one that stands still, or grows beyond what was agreed, ends as an error. */
+import { PrismaError } from "../errors.ts"
+import type { Clock } from "./clock.ts"
+import { networkError, type Asked } from "./http-errors.ts"
+import { plainUrl } from "./redirects.ts"
+
+/** Bytes a second that a transfer must have; less for two windows of half the stall time is a dead one. */
+const SLOWEST = 1000
+
+export interface Watch {
+  readonly asked: Asked
+  readonly clock: Clock
+  /** Milliseconds without a byte. */
+  readonly stall: number
+  readonly maxBytes: number
+}
+
+export const timeout = ({ url, repo }: Asked, ms: number, what: string): PrismaError =>
+  new PrismaError("E_HUB_TIMEOUT", `${plainUrl(url)}: ${what} for ${Math.round(ms / 1000)} s; try again later`, {
+    url: plainUrl(url),
+    ...(repo && { repo }),
+    retryable: true,
+  })
+
+/** The response with a body that throws E_HUB_TIMEOUT where it stalls, E_HUB_PROTOCOL above `maxBytes`, E_NETWORK where it breaks. */
+export function watched(response: Response, watch: Watch): Response {
+  const { body } = response
+  if (!body) return response
+  const { headers, status, statusText } = response
+  const made = new Response(watchedStream(body, watch), { headers, status, statusText })
+  Object.defineProperty(made, "url", { value: response.url })
+  return made
+}
+
+function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): ReadableStream<Uint8Array> {
+  const { asked, clock, stall, maxBytes } = watch
+  const reader = body.getReader()
+  let total = 0
+  // Only time spent waiting for the server counts: a slow disk is not its fault.
+  let window = { waited: 0, bytes: 0 }
+  let slowWindows = 0
+  const rate = (ms: number, n: number) => {
+    window = { waited: window.waited + ms, bytes: window.bytes + n }
+    if (window.waited < stall / 2) return
+    slowWindows = window.bytes * 1000 < SLOWEST * window.waited ? slowWindows + 1 : 0
+    window = { waited: 0, bytes: 0 }
+  }
+  return new ReadableStream<Uint8Array>(
+    {
+      async pull(controller) {
+        const end = (error: PrismaError) => {
+          controller.error(error)
+          reader.cancel(error).catch(() => {})
+        }
+        const began = clock.now()
+        let stalled = false
+        const cancel = clock.after(stall, () => {
+          stalled = true
+          end(timeout(asked, stall, "no byte came"))
+        })
+        try {
+          const { done, value } = await reader.read()
+          if (stalled) return
+          if (done) return controller.close()
+          total += value.length
+          rate(clock.now() - began, value.length)
+          if (total > maxBytes) {
+            const { url, repo } = asked
+            const what = `answers more than ${maxBytes} bytes; check that HF_ENDPOINT is a Hub`
+            return end(
+              new PrismaError("E_HUB_PROTOCOL", `${plainUrl(url)}: ${what}`, {
+                url: plainUrl(url),
+                ...(repo && { repo }),
+              }),
+            )
+          }
+          if (slowWindows >= 2) return end(timeout(asked, stall, `less than ${SLOWEST} bytes a second came`))
+          controller.enqueue(value)
+        } catch (error) {
+          if (!stalled) controller.error(networkError(error, asked))
+        } finally {
+          cancel()
+        }
+      },
+      cancel: (reason) => reader.cancel(reason),
+    },
+    { highWaterMark: 0 },
+  )
+}
+
+/** A Blob that tells how much of it is read while it is sent; undici streams it and asks for its size only. */
+export class WatchedBlob extends Blob {
+  readonly #inner: Blob
+  readonly #onBytes: (n: number) => void
+
+  constructor(inner: Blob, onBytes: (n: number) => void) {
+    super([], { type: inner.type })
+    this.#inner = inner
+    this.#onBytes = onBytes
+    Object.defineProperty(this, "size", { value: inner.size })
+  }
+
+  override stream(): ReturnType<Blob["stream"]> {
+    const count = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+      transform: (chunk, controller) => {
+        this.#onBytes(chunk.length)
+        controller.enqueue(chunk)
+      },
+    })
+    return this.#inner.stream().pipeThrough(count)
+  }
+}

@@ -1,0 +1,90 @@
+/** @file What a Hub says of a repo: the commit behind a revision, and the files at a commit with their sizes and hashes. */
+import { fail } from "../errors.ts"
+import { checkListing } from "../files/paths.ts"
+import { quote } from "../tensor/quote.ts"
+import { isContentHash } from "./hash.ts"
+import { hubUrl, segments, type HubHttp, type HubInit } from "./http.ts"
+import { plainUrl } from "./redirects.ts"
+
+/** A file of a repo. */
+export interface RepoFile {
+  readonly path: string
+  readonly size: number
+  /** The hash that its blob is called by: sha256 where it is stored apart (LFS, Xet), else git's. */
+  readonly etag: string
+  /** As huggingface_hub keeps them in trees/<commit>.json. */
+  readonly blobId: string
+  readonly xetHash?: string
+}
+
+const COMMIT = /^[0-9a-f]{40}$/
+/** The largest repos have some hundred thousand, in pages of a thousand. */
+const MAX_FILES = 500_000
+
+const record = (value: unknown): Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
+
+function protocol(url: string, repo: string, what: string): never {
+  return fail("E_HUB_PROTOCOL", `${plainUrl(url)}: ${what}; check that HF_ENDPOINT is a Hub`, {
+    url: plainUrl(url),
+    repo,
+  })
+}
+
+/** The commit that a branch, tag or short commit means now. Errors: those of the Hub; E_HUB_PROTOCOL. */
+export async function commitOf(http: HubHttp, repo: string, revision: string, init: HubInit = {}): Promise<string> {
+  const url = hubUrl(http.endpoint, "api", "models", ...segments(repo), "revision", revision)
+  const { sha, siblings } = record(await http.json(url, { ...init, repo }))
+  if (typeof sha !== "string" || !COMMIT.test(sha))
+    protocol(url, repo, `the answer has no commit, got sha ${quote(JSON.stringify(sha) ?? "undefined")}`)
+  const names = Array.isArray(siblings) ? siblings.map((s) => record(s)["rfilename"]) : []
+  checkListing(names.filter((name) => typeof name === "string"), plainUrl(url)) // prettier-ignore
+  return sha
+}
+
+/** All files of a repo at a commit. Errors: E_UNSAFE_PATH, E_NAME_COLLISION, E_HUB_PROTOCOL; those of the Hub. */
+export async function filesAt(http: HubHttp, repo: string, commit: string): Promise<readonly RepoFile[]> {
+  const first = hubUrl(http.endpoint, "api", "models", ...segments(repo), "tree", commit)
+  const files: RepoFile[] = []
+  const seen = new Set<string>()
+  let url: string | undefined = `${first}?recursive=true&expand=false`
+  while (url !== undefined) {
+    if (seen.has(url)) protocol(first, repo, "the list of files goes in a circle")
+    if (files.length > MAX_FILES) protocol(first, repo, `lists more than ${MAX_FILES} files`)
+    seen.add(url)
+    const response: Response = await http.request(url, { repo, maxBytes: 16 * 2 ** 20 })
+    const entries: unknown = await response.json().catch(() => undefined)
+    if (!Array.isArray(entries)) protocol(first, repo, "the list of files is no JSON array")
+    for (const entry of entries) {
+      const { type } = record(entry)
+      if (type !== "directory") files.push(fileOf(record(entry), first, repo))
+    }
+    url = nextPage(response.headers.get("link"), url, http.endpoint)
+  }
+  checkListing(files.map((f) => f.path), plainUrl(first)) // prettier-ignore
+  return files
+}
+
+function fileOf(entry: Readonly<Record<string, unknown>>, url: string, repo: string): RepoFile {
+  const { path, size, oid, lfs, xetHash } = entry
+  if (typeof path !== "string") return protocol(url, repo, "lists a file without a path")
+  const { oid: large, size: largeSize } = record(lfs)
+  const [etag, bytes] = typeof large === "string" ? [large, largeSize ?? size] : [oid, size]
+  const isHash = typeof etag === "string" && isContentHash(etag) && typeof oid === "string"
+  if (!isHash) return protocol(url, repo, `lists ${quote(path)} without a hash`)
+  if (typeof bytes !== "number" || !Number.isSafeInteger(bytes) || bytes < 0)
+    return protocol(url, repo, `lists ${quote(path)} without its size`)
+  return { path, size: bytes, etag, blobId: oid, ...(typeof xetHash === "string" && { xetHash }) }
+}
+
+/** `Link: <url>; rel="next"`, which stays inside the Hub. */
+function nextPage(link: string | null, base: string, endpoint: string): string | undefined {
+  const [, target] = /<([^>]*)>\s*;\s*rel="?next"?/.exec(link ?? "") ?? []
+  if (target === undefined || !URL.canParse(target, base)) return undefined
+  const next = new URL(target, base)
+  // A Hub behind another address names its own.
+  const { protocol, host } = new URL(endpoint)
+  next.protocol = protocol
+  next.host = host
+  return next.href
+}

@@ -1,0 +1,198 @@
+/** @file One blob from the Hub to the disk: bounded memory, hashed while it comes, resumed where it was cut, and put in place
+ * only when its size and hash are those that name it. */
+import { fail, PrismaError, type ErrorCode } from "../errors.ts"
+import { openResumable, type Resumable } from "../files/resumable.ts"
+import { quote } from "../tensor/quote.ts"
+import { blobHash, type BlobHash } from "./hash.ts"
+import { discard, hubUrl, segments, type HubHttp } from "./http.ts"
+import type { RepoFile } from "./listing.ts"
+import { plainUrl } from "./redirects.ts"
+import { backoff } from "./retry.ts"
+
+export interface Transfer {
+  readonly http: HubHttp
+  readonly repo: string
+  readonly commit: string
+  readonly file: RepoFile
+  /** Where the blob is to lie. */
+  readonly target: string
+  readonly signal?: AbortSignal | undefined
+  /** Bytes of the file that are there; it may fall, where what came was wrong. */
+  readonly onBytes?: (done: number) => void
+}
+
+/** Tries in a row that bring nothing new; those that stand still take 30 s each. */
+const [FRUITLESS, STALLED] = [5, 3]
+/** A try that brings less than this share of the file, or so many bytes, counts as fruitless. */
+const [SHARE, BYTES] = [0.01, 1 << 20]
+/** Downloads from the first byte, where the last had a wrong size or hash. */
+const CLEAN = 2
+
+/** Something came that is not the file: once may be an accident, so it is fetched again from the start. */
+class WrongContent extends Error {}
+
+/** The body ended before its time, without a sign of it: more may be had. */
+class EndedEarly extends Error {}
+
+/** No body came, after all the tries of http.ts. */
+class NoBody extends Error {}
+
+/**
+ * Download a blob to `target`, going on with what an interrupted download left. Errors: E_INTEGRITY (another size or hash,
+ * twice), E_HUB_PROTOCOL, E_HUB_TIMEOUT, E_NETWORK and others of the Hub; E_DISK_FULL, E_IO, E_OUTPUT.
+ */
+export async function transfer(t: Transfer): Promise<void> {
+  const part = await openResumable(t.target)
+  try {
+    await complete(t, part)
+    await part.publish()
+  } catch (error) {
+    // What is wrong as a whole, or has no room, is of no use to the next.
+    if (error instanceof PrismaError && USELESS.has(error.code)) await part.discard()
+    throw error
+  } finally {
+    await part.close()
+  }
+}
+
+const USELESS: ReadonlySet<ErrorCode> = new Set(["E_INTEGRITY", "E_DISK_FULL", "E_IO"])
+
+async function complete(t: Transfer, part: Resumable): Promise<void> {
+  const { clock } = t.http
+  let [fruitless, stalled, wrong] = [0, 0, 0]
+  for (;;) {
+    const before = part.size
+    try {
+      return await bring(t, part)
+    } catch (error) {
+      if (error instanceof NoBody) throw error.cause
+      const gained = part.size - before >= Math.min(BYTES, Math.max(1, SHARE * t.file.size))
+      if (error instanceof WrongContent || (error instanceof EndedEarly && !gained)) {
+        await part.restart()
+        t.onBytes?.(0)
+        if (++wrong === CLEAN) integrity(t, error.message)
+        continue
+      }
+      const isTyped = error instanceof PrismaError
+      if (!(error instanceof EndedEarly) && !(isTyped && error.retryable)) throw error
+      fruitless = gained ? 0 : fruitless + 1
+      stalled = gained || (isTyped && error.code !== "E_HUB_TIMEOUT") ? 0 : stalled + 1
+      if (fruitless === FRUITLESS || stalled === STALLED) throw error
+      // An end of the wait by the signal is told by the next request.
+      await clock.sleep(backoff(fruitless + 1, clock.random()), t.signal).catch(() => {})
+    }
+  }
+}
+
+function integrity({ repo, file }: Transfer, what: string): never {
+  const how = "the Hub or something on the way changes it; try another network, or later"
+  return fail("E_INTEGRITY", `${file.path} of ${repo}: ${what}, also when fetched anew; nothing was kept; ${how}`, {
+    repo,
+    file: file.path,
+  })
+}
+
+/** Fetch what is missing, and check the whole. */
+async function bring(t: Transfer, part: Resumable): Promise<void> {
+  const { size, etag } = t.file
+  if (part.size > size) await part.restart()
+  let hash = await hashed(part, etag, size)
+  t.onBytes?.(part.size)
+  if (part.size < size || size === 0) hash = await fetchRest(t, part, hash)
+  const got = hash.hex()
+  if (got !== etag) throw new WrongContent(`expected ${nameOf(etag)} ${etag}, got ${got}`)
+}
+
+const nameOf = (etag: string): string => (etag.length === 64 ? "sha256" : "git-sha1")
+
+async function hashed(part: Resumable, etag: string, size: number): Promise<BlobHash> {
+  const hash = blobHash(etag, size)
+  await part.read((bytes) => hash.update(bytes))
+  return hash
+}
+
+async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash): Promise<BlobHash> {
+  const { http, repo, commit, file, signal } = t
+  const url = hubUrl(http.endpoint, ...segments(repo), "resolve", commit, ...segments(file.path))
+  const response = await http
+    .request(url, {
+      repo,
+      // No If-Range: a store behind a redirect calls the file by another ETag. The hash of the whole is what counts.
+      headers: part.size ? { range: `bytes=${part.size}-` } : {},
+      ...(signal && { signal }),
+      ...(part.size && { accept: [416] }),
+      onHead: headCheck(t),
+    })
+    .catch((cause: unknown) => {
+      throw new NoBody("no body", { cause })
+    })
+  if (response.status === 416) {
+    discard(response)
+    await part.restart()
+    return fetchRest(t, part, blobHash(file.etag, file.size))
+  }
+  const hash = await agree(t, part, response, begun)
+  let length = part.size
+  for await (const bytes of response.body ?? []) {
+    length += bytes.length
+    if (length > file.size) {
+      discard(response)
+      throw new WrongContent(`expected ${file.size} bytes, got more`)
+    }
+    hash.update(bytes)
+    await part.append(bytes)
+    t.onBytes?.(part.size)
+  }
+  if (length < file.size) throw new EndedEarly(`expected ${file.size} bytes, got ${length}`)
+  return hash
+}
+
+/** Does the answer go on where the part ends? Otherwise the part begins anew with it. */
+async function agree(t: Transfer, part: Resumable, response: Response, hash: BlobHash): Promise<BlobHash> {
+  const { file, repo } = t
+  const { headers, status } = response
+  const url = plainUrl(response.url)
+  const protocol = (what: string): never => fail("E_HUB_PROTOCOL", `${url}: ${what}`, { url, repo, file: file.path })
+  const type = headers.get("content-type") ?? ""
+  if (/^text\/html\b/i.test(type) && !/\.html?$/i.test(file.path)) {
+    protocol(`answers ${file.path} with a page (${quote(type)}); check the network, a login page may stand before it`)
+  }
+  let rest = hash
+  if (status === 206) {
+    const [, first, total] = /^bytes (\d+)-\d+\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? []
+    if (Number(first) !== part.size)
+      protocol(`gives another range than asked: ${quote(headers.get("content-range") ?? "none")}`)
+    if (Number(total) !== file.size) throw new WrongContent(`expected ${file.size} bytes, got ${total}`)
+  } else if (part.size) {
+    await part.restart()
+    rest = blobHash(file.etag, file.size)
+  }
+  const length = headers.get("content-length")
+  if (length !== null && !headers.has("content-encoding") && Number(length) !== file.size - part.size) {
+    discard(response)
+    throw new WrongContent(`expected ${file.size - part.size} bytes, got a Content-Length of ${quote(length)}`)
+  }
+  return rest
+}
+
+const unquoted = (etag: string | null): string | undefined => etag?.replace(/^W\//, "").replaceAll('"', "")
+
+/** What the Hub's own answer, before any redirect to a store, must say of the file. */
+function headCheck({ http, repo, commit, file }: Transfer): (url: URL, response: Response) => void {
+  let checked = false
+  return (at, { headers, status }) => {
+    if (checked || at.origin !== new URL(http.endpoint).origin || status >= 400) return
+    const url = plainUrl(at)
+    const protocol = (what: string): never =>
+      fail("E_HUB_PROTOCOL", `${url}: ${what}; check that HF_ENDPOINT is a Hub`, { url, repo, file: file.path })
+    const [said, linked] = [headers.get("x-repo-commit"), headers.get("x-linked-etag")]
+    // A repo that has another name now is redirected first, without a word on the file.
+    if (said === null && linked === null && headers.has("location")) return
+    checked = true
+    const etag = unquoted(linked ?? headers.get("etag"))
+    const size = headers.get("x-linked-size")
+    if (said !== commit) protocol(`expected X-Repo-Commit ${commit}, got ${said === null ? "none" : quote(said)}`)
+    if (etag !== file.etag) protocol(`expected the ETag ${file.etag}, got ${etag === undefined ? "none" : quote(etag)}`)
+    if (size !== null && Number(size) !== file.size) protocol(`expected X-Linked-Size ${file.size}, got ${quote(size)}`)
+  }
+}

@@ -1,0 +1,77 @@
+/** @file One model of a batch: converted, unless its output is there by the same content key and whole. */
+import { stat } from "node:fs/promises"
+import { join } from "node:path"
+import { sha256 } from "../datasets/whole.ts"
+import { fail } from "../errors.ts"
+import { convertModel } from "../export/convert.ts"
+import { readJson } from "../files/json.ts"
+import { checkManifest } from "../files/manifest.ts"
+import { type LoadedViT, loadPretrained } from "../hub/load-pretrained.ts"
+import { byteLength } from "../tensor/tensor.ts"
+import { version } from "../version.ts"
+import type { JobContext } from "./child.ts"
+import { sourceIdentity } from "./identity.ts"
+import type { ConvertJob, JobValue } from "./job.ts"
+import { doneBefore, knownSource, outputBytes, recordBegun, recordDone } from "./record.ts"
+
+/** Errors: those of loadPretrained and convertModel; E_OUTPUT where something else stands at the output's name. */
+export async function convertJob(job: ConvertJob, { reserve, progress }: JobContext): Promise<JobValue> {
+  const { out, slug, certify = false, tolerance, hooks, inputs } = job
+  const model = await loadPretrained(job.model, job)
+  try {
+    const source = await sourceIdentity(model, await knownSource(job))
+    const { allowPickle, imageSize } = job
+    const options = { hooks, inputs, certify, tolerance, allowPickle, imageSize }
+    const key = sha256("convert", version, source.digest, JSON.stringify(options))
+    const folder = join(out, slug)
+    const before = await doneBefore(job, key, () => measured(job))
+    if (before) return { already: true, ...before }
+    if (!job.force) await refuseForeign(folder)
+    await reserve(neededBytes(model, certify))
+    await recordBegun(job, { key, source })
+    const { warnings } = await convertModel(model, folder, {
+      ...(hooks?.length && { hooks }),
+      ...(inputs?.length && { inputs }),
+      ...(tolerance !== undefined && { tolerance }),
+      certify,
+      force: true,
+      onProgress: progress,
+    })
+    const value = { ...(await measured(job)), ...(warnings.length && { warnings }) }
+    await recordDone(job, { key, source }, value)
+    return { already: false, ...value }
+  } finally {
+    await model.release()
+  }
+}
+
+/** What the output itself says of it. */
+async function measured(job: ConvertJob): Promise<Omit<JobValue, "already">> {
+  const path = join(job.out, job.slug, "manifest.json")
+  const about = (await readJson(path, MANIFEST)) as { readonly certificate?: { readonly worst?: number } }
+  const worst = about.certificate?.worst
+  return { bytes: await outputBytes(job), ...(worst !== undefined && { worst }) }
+}
+
+const MANIFEST = { limit: 2 ** 24, malformed: "E_INTEGRITY", tooLarge: "E_INTEGRITY" } as const
+
+/** What this package wrote, whole or damaged, is replaced; anything else is not. */
+async function refuseForeign(folder: string): Promise<void> {
+  const found = await stat(folder).catch(() => undefined)
+  if (found === undefined) return
+  const ours = found.isDirectory() && (await checkManifest(folder, () => false))
+  if (!ours) fail("E_OUTPUT", `${folder}: holds something else; move it, choose another --out or give --force`)
+}
+
+const MIB = 2 ** 20
+
+/**
+ * Bytes that converting holds at its peak beyond those of its process: one tensor is looked through at a time as float32;
+ * certifying reads all weights as float64 and keeps every value of one image (measured in docs/batch.md).
+ */
+function neededBytes({ source, nParameters }: LoadedViT, certify: boolean): number {
+  const largest = Math.max(
+    ...[...source.checkpoint.tensors.values()].map((t) => byteLength({ ...t, dtype: "float32" })),
+  )
+  return 64 * MIB + 3 * largest + (certify ? 24 * nParameters : 0)
+}

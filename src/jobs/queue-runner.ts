@@ -1,0 +1,168 @@
+/** @file Jobs handed to a queue and followed to their end; the queue may be restarted, or lose all it holds, meanwhile. */
+import { setTimeout as wait } from "node:timers/promises"
+import { sha256 } from "../datasets/whole.ts"
+import type { ErrorCode } from "../errors.ts"
+import { type BullJob, type Bullmq, openBullmq, type Payload } from "./bullmq.ts"
+import type { Job, JobEvents, JobResult, JobRunner, JobValue, Until } from "./job.ts"
+import { reach, serverAt } from "./server.ts"
+
+export interface QueueOptions {
+  /** redis://..., rediss://... or postgres://... */
+  readonly url: string
+  /** Queues of one server are told apart by their names. */
+  readonly name?: string
+  /** How often a job is begun again after a failure that may pass. */
+  readonly retries?: number
+  /** Told what goes wrong with the connection while it is tried again. */
+  readonly onError?: (error: Error) => void
+}
+
+export const QUEUE_NAME = "vit-prisma"
+
+/** Jobs in one order to the server. */
+const PAGE = 200
+
+/** Milliseconds between two looks at a page of jobs that no event has told of: events are lost where a server restarts. */
+const LOOK = 2000
+
+/** Milliseconds until what failed for the connection is tried again. */
+const AGAIN = 1000
+
+/** Milliseconds before the second attempt of a job; doubled each time. */
+const BACKOFF = 1000
+
+/** Seconds for which the queue remembers what has ended. */
+const REMEMBERED = 7 * 24 * 3600
+
+/** The same job has the same id: what waits in the queue already is not put there again. */
+export const idOf = (job: Job): string => `${job.slug}-${sha256(JSON.stringify(job)).slice(0, 16)}`
+
+export interface QueueRunner extends JobRunner {
+  /** Take these jobs out of the queue; those that run are ended by their workers, within seconds. */
+  cancel(jobs: readonly Job[]): Promise<void>
+}
+
+/** Errors: E_USAGE for the URL and missing packages, E_QUEUE where the server does not answer. */
+export async function queueRunner({
+  url,
+  name = QUEUE_NAME,
+  retries = 1,
+  onError,
+}: QueueOptions): Promise<QueueRunner> {
+  const server = await serverAt(url)
+  await reach(server)
+  const bull = await openBullmq(server, name, onError ?? (() => {}))
+  return {
+    run: (jobs, on, until) => follow(bull, jobs, retries, on, until),
+    cancel: (jobs) => cancel(bull, jobs),
+    close: () => bull.close(),
+  }
+}
+
+async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: JobEvents, until: Until): Promise<void> {
+  const pending = new Map(jobs.map((job) => [idOf(job), job]))
+  const attempts = new Map<string, number>()
+  const ended = (result: JobResult, id: string) => pending.delete(id) && on.ended(result)
+  /** What an event or a look tells of may have ended, or be gone. */
+  const check = async (id: string) => {
+    const job = pending.get(id)
+    if (!job) return
+    const found = await bull.queue.getJob(id)
+    const result = found && (await resultOf(job, found))
+    if (result) ended(result, id)
+    else if (!found && pending.has(id)) await submit(bull, [job], retries)
+  }
+  const again = (work: () => Promise<void>) => persist(work, until.stop)
+  const events = bull.events()
+  events.on("active", ({ jobId }) => {
+    const job = pending.get(jobId)
+    if (!job) return
+    attempts.set(jobId, (attempts.get(jobId) ?? 0) + 1)
+    on.started?.(job, attempts.get(jobId)!)
+  })
+  events.on("completed", ({ jobId }) => void again(() => check(jobId)))
+  events.on("failed", ({ jobId }) => void again(() => check(jobId)))
+  await again(() => events.waitUntilReady().then(() => undefined))
+  for (let i = 0; i < jobs.length; i += PAGE) await again(() => submit(bull, jobs.slice(i, i + PAGE), retries))
+  let at = 0
+  while (pending.size && !until.stop.aborted) {
+    await wait(LOOK, undefined, { signal: until.stop }).catch(() => {})
+    const ids = [...pending.keys()]
+    if (at >= ids.length) at = 0
+    const page = ids.slice(at, at + PAGE)
+    at += PAGE
+    await again(async () => void (await Promise.all(page.map(check))))
+  }
+  await events.close().catch(() => {})
+  for (const [id, job] of pending) ended({ job, state: "left", seconds: 0, attempts: 0 }, id)
+}
+
+/** Until it succeeds or all is stopped: connections break, and are made again. */
+async function persist(work: () => Promise<void>, stop: AbortSignal): Promise<void> {
+  while (!stop.aborted) {
+    try {
+      return await unlessStopped(work(), stop)
+    } catch {
+      await wait(AGAIN, undefined, { signal: stop }).catch(() => {})
+    }
+  }
+}
+
+/** What waits for a server that is down would wait for ever. */
+const unlessStopped = (work: Promise<void>, stop: AbortSignal): Promise<void> =>
+  new Promise((resolve, reject) => {
+    const stopped = () => resolve()
+    stop.addEventListener("abort", stopped, { once: true })
+    work.then(resolve, reject).finally(() => stop.removeEventListener("abort", stopped))
+  })
+
+/** Put jobs into the queue. Those that are there and have not ended stay; those that have are done again. */
+async function submit({ queue }: Bullmq, jobs: readonly Job[], retries: number): Promise<void> {
+  const one = async (job: Job) => {
+    const found = await queue.getJob(idOf(job))
+    if (found && (await isFinished(found))) await found.remove()
+  }
+  await Promise.all(jobs.map(one))
+  const opts = {
+    attempts: retries + 1,
+    backoff: { type: "exponential", delay: BACKOFF },
+    removeOnComplete: { age: REMEMBERED },
+    removeOnFail: { age: REMEMBERED },
+    stackTraceLimit: 1,
+  }
+  await queue.addBulk(jobs.map((job) => ({ name: job.slug, data: { job }, opts: { ...opts, jobId: idOf(job) } })))
+}
+
+const isFinished = async (job: BullJob<Payload>): Promise<boolean> =>
+  ["completed", "failed"].includes(await job.getState())
+
+/** How a worker's error is written into the queue, and read from it. */
+const CODED = /^\[(E_[A-Z_]+)\] ([^]*)$/
+export const coded = ({ code, message }: { readonly code: string; readonly message: string }): string =>
+  `[${code}] ${message}`
+
+async function resultOf(job: Job, found: BullJob<Payload>): Promise<JobResult | undefined> {
+  if (!(await isFinished(found))) return undefined
+  const { processedOn, finishedOn, attemptsStarted, failedReason } = found
+  const about = {
+    job,
+    seconds: ((finishedOn ?? 0) - (processedOn ?? finishedOn ?? 0)) / 1000,
+    attempts: attemptsStarted,
+  }
+  if (failedReason === undefined || failedReason === null) {
+    const value = found.returnvalue as JobValue
+    return { ...about, state: value.already ? "already" : "done", value }
+  }
+  const [, code = "E_WORKER_CRASH", message = failedReason] = CODED.exec(failedReason) ?? []
+  if (code === "E_INTERRUPTED") return { ...about, state: "cancelled" }
+  return { ...about, state: "failed", error: { code: code as ErrorCode, message } }
+}
+
+async function cancel({ queue }: Bullmq, jobs: readonly Job[]): Promise<void> {
+  for (const job of jobs) {
+    const found = await queue.getJob(idOf(job))
+    if (!found || (await isFinished(found))) continue
+    // One that runs is locked by its worker, which looks at this.
+    await found.remove().catch(() => found.updateData({ ...found.data, cancelled: true }))
+  }
+}

@@ -1,0 +1,280 @@
+/** @file Batches through BullMQ over Redis and over PostgreSQL, real servers: workers that are killed, servers that go and come
+ * back, jobs that are called off. */
+import { type ChildProcess, spawn } from "node:child_process"
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { Queue } from "bullmq"
+import { Redis } from "ioredis"
+import { afterAll, describe, expect, it } from "vitest"
+import { checkManifest } from "../src/files/manifest.ts"
+import { type Job, jobFrom } from "../src/jobs/job.ts"
+import { optional } from "../src/jobs/optional.ts"
+import { idOf } from "../src/jobs/queue-runner.ts"
+import { serverAt } from "../src/jobs/server.ts"
+import { BAD, killing, makeModel, makeModels, readReport, vitPrisma } from "./helpers/batch.ts"
+import { root } from "./helpers/cli.ts"
+import { SERVERS, type TestServer } from "./helpers/servers.ts"
+import { thrown } from "./helpers/thrown.ts"
+
+const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-queue-")))
+const at = (...names: string[]): string => join(scratch, ...names)
+const open: { remove(): Promise<void> }[] = []
+const workers = new Set<ChildProcess>()
+afterAll(async () => {
+  for (const worker of workers) worker.kill("SIGKILL")
+  for (const server of open) await server.remove()
+  rmSync(scratch, { recursive: true, maxRetries: 10, retryDelay: 100 })
+})
+
+const env = killing(scratch)
+const MAIN = join(root, "dist/src/cli/main.js")
+
+interface Worker {
+  readonly child: ChildProcess
+  readonly ended: Promise<number | null>
+  /** Resolves when it has said this. */
+  says(text: string): Promise<void>
+}
+
+function worker(url: string, ...more: string[]): Worker {
+  const args = [
+    MAIN,
+    "worker",
+    "--queue",
+    url,
+    "--root",
+    scratch,
+    "--jobs",
+    "1",
+    "--lock",
+    "2",
+    "--timeout",
+    "4",
+    ...more,
+  ]
+  const child = spawn(process.execPath, args, { env: { ...process.env, ...env }, stdio: ["ignore", "ignore", "pipe"] })
+  workers.add(child)
+  let said = ""
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text))
+  const ended = new Promise<number | null>((done) => child.once("close", done)).finally(() => workers.delete(child))
+  const says = async (text: string) => {
+    while (!said.includes(text)) {
+      if (child.exitCode !== null) throw new Error(`the worker ended and had said: ${said}`)
+      await new Promise((done) => setTimeout(done, 20))
+    }
+  }
+  return { child, ended, says }
+}
+
+const produce = (url: string, list: string, out: string, ...more: string[]) =>
+  vitPrisma(["convert", "--from", at(list, "list.txt"), "--out", at(out), "--queue", url, "--json", ...more], { env })
+
+const published = (): string[] => {
+  const text = readFileSync(env.PUBLISHED, "utf8")
+  return text.trim().split("\n").filter((name) => !name.startsWith("report") && !name.includes(".")) // prettier-ignore
+}
+
+const until = async (holds: () => boolean): Promise<void> => {
+  while (!holds()) await new Promise((done) => setTimeout(done, 20))
+}
+
+const folderNames = (out: string): string[] => {
+  try {
+    return readdirSync(at(out))
+  } catch {
+    return []
+  }
+}
+
+describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
+  const bad = ["killer-segfault", "killer-exit", ...Object.keys(BAD)]
+  let server: TestServer
+  const out = `out-${name}`
+
+  it.skipIf(!here)(
+    "40 models, workers killed at random: none is lost, none made twice",
+    { timeout: 120_000 },
+    async () => {
+      open.push((server = await begin()))
+      const list = `models-${name}`
+      const names = makeModels(at(list), 40, bad)
+      writeFileSync(env.PUBLISHED, "")
+      let running = [worker(server.url), worker(server.url)]
+      let kills = 0
+      // Each time some more are done, the one or the other is killed, wherever it is then.
+      const args = ["convert", "--from", at(list, "list.txt"), "--out", at(out), "--queue", server.url, "--json"]
+      let ended = 0
+      const { code, stdout } = await vitPrisma(args, {
+        env,
+        started: (child) =>
+          child.stderr!.on("data", (text: string) => {
+            for (const _ of text.matchAll(/^\{"job":/gm)) {
+              if (++ended % 8) continue
+              const k = kills++ % 2
+              running[k]!.child.kill("SIGKILL")
+              running[k] = worker(server.url)
+            }
+          }),
+      })
+      const { counts, models } = JSON.parse(stdout) as ReturnType<typeof readReport>
+      expect([code, counts["failed"], counts["done"]! + counts["already"]!, kills]).toEqual([1, 5, 35, 5])
+      expect(models.map(({ output }) => output)).toEqual(names)
+      const codes = Object.fromEntries(models.filter((m) => m.state === "failed").map((m) => [m.output, m.code]))
+      expect(codes).toEqual({ "killer-segfault": "E_WORKER_CRASH", "killer-exit": "E_WORKER_CRASH", ...BAD })
+      const good = names.filter((n) => !bad.includes(n))
+      for (const n of good) expect(await checkManifest(at(out, n)), n).toBe(true)
+      expect(published().sort()).toEqual(good.sort())
+      for (const { child } of running) child.kill("SIGTERM")
+      expect(await Promise.all(running.map((w) => w.ended))).toEqual([143, 143])
+      expect(folderNames(out).filter((n) => n.includes(".tmp-"))).toEqual([])
+
+      // What is done is left alone; nothing is waited for but what failed.
+      running = [worker(server.url, "--drain")]
+      const again = await produce(server.url, list, out, "--retries", "0")
+      expect((JSON.parse(again.stdout) as ReturnType<typeof readReport>).counts).toMatchObject({
+        already: 35,
+        failed: 5,
+      })
+      expect(published().sort()).toEqual(good.sort())
+      expect(await running[0]!.ended).toBe(0)
+    },
+  )
+
+  it.skipIf(!here)("a job whose worker is killed is given to another, and done once", { timeout: 60_000 }, async () => {
+    const list = `one-${name}`
+    makeModel(at(list, "killer-slow"), 1)
+    writeFileSync(at(list, "list.txt"), at(list, "killer-slow"))
+    writeFileSync(env.PUBLISHED, "")
+    const first = worker(server.url)
+    const done = produce(server.url, list, `${out}-one`)
+    await until(() => folderNames(join(`${out}-one`, ".batch")).includes("killer-slow.lock"))
+    first.child.kill("SIGKILL")
+    const second = worker(server.url)
+    const { code } = await done
+    expect(code).toBe(0)
+    expect(readReport(at(`${out}-one`)).models).toMatchObject([{ state: "done", attempts: 2 }])
+    expect(published()).toEqual(["killer-slow"])
+    second.child.kill("SIGTERM")
+    await second.ended
+  })
+
+  it.skipIf(!here)("a worker that is told to end gives back what it is at", { timeout: 60_000 }, async () => {
+    const list = `late-${name}`
+    makeModel(at(list, "killer-late"), 1)
+    writeFileSync(at(list, "list.txt"), at(list, "killer-late"))
+    const half = () => folderNames(`${out}-late`).some((n) => n.startsWith(".killer-late.tmp-"))
+    const first = worker(server.url, "--timeout", "60")
+    const done = produce(server.url, list, `${out}-late`)
+    await until(half)
+    first.child.kill("SIGTERM")
+    first.child.kill("SIGTERM")
+    await first.says("given back")
+    expect(await first.ended).toBe(143)
+    expect(half()).toBe(false)
+
+    // Another takes it; then it is called off.
+    const second = worker(server.url, "--timeout", "60")
+    await until(half)
+    const began = performance.now()
+    expect((await produce(server.url, list, `${out}-late`, "--cancel")).code).toBe(0)
+    await until(() => !half())
+    expect(performance.now() - began).toBeLessThan(5000)
+    expect((await done).code).toBe(1)
+    expect(readReport(at(`${out}-late`)).models).toMatchObject([{ state: "cancelled" }])
+    second.child.kill("SIGTERM")
+    expect(await second.ended).toBe(143)
+  })
+
+  it.skipIf(!here)(
+    "a server that is gone: a producer is told, a worker waits; all comes back",
+    { timeout: 90_000 },
+    async () => {
+      const list = `gone-${name}`
+      makeModels(at(list), 6)
+      await server.kill()
+      const refused = await produce(server.url, list, `${out}-gone`)
+      expect([refused.code, refused.seconds < 15, JSON.parse(refused.stderr)]).toMatchObject([
+        4,
+        true,
+        { code: "E_QUEUE", retryable: true },
+      ])
+      const waiting = worker(server.url)
+      await waiting.says("waits for it")
+      await server.start()
+      await waiting.says("works for")
+      const done = produce(server.url, list, `${out}-gone`)
+      await until(() => folderNames(`${out}-gone`).some((n) => n.startsWith("m")))
+      // In the middle of all; Redis keeps nothing and has forgotten the jobs.
+      await server.kill()
+      await server.start()
+      const { code, stdout } = await done
+      const { counts } = JSON.parse(stdout) as ReturnType<typeof readReport>
+      expect([code, counts["done"]! + counts["already"]!]).toEqual([0, 6])
+      waiting.child.kill("SIGTERM")
+      expect(await waiting.ended).toBe(143)
+    },
+  )
+})
+
+describe.skipIf(!SERVERS[0]!.here)("what a worker refuses", () => {
+  it("is what is no job, and what would write elsewhere", { timeout: 60_000 }, async () => {
+    const server = await SERVERS[0]!.open()
+    open.push(server)
+    mkdirSync(at("home"))
+    const connection = new Redis(server.url, { maxRetriesPerRequest: null })
+    const queue = new Queue("vit-prisma", { connection })
+    const job = { kind: "convert", name: "x", model: makeModel(at("refused/x")), out: at("home/out"), slug: "x" }
+    const cases: [unknown, string | undefined][] = [
+      [job, undefined],
+      [{ ...job, out: at("elsewhere") }, "E_UNSAFE_PATH"],
+      [{ ...job, out: at("home/../elsewhere") }, "E_UNSAFE_PATH"],
+      [{ ...job, slug: "../x" }, "E_JOB_INVALID"],
+      [{ ...job, slug: ".batch" }, "E_JOB_INVALID"],
+      [{ ...job, kind: "__proto__" }, "E_JOB_INVALID"],
+      [null, "E_JOB_INVALID"],
+    ]
+    await queue.addBulk(
+      cases.map(([data], i) => ({ name: "x", data: { job: data }, opts: { jobId: `job-${i}`, attempts: 3 } })),
+    )
+    const args = ["worker", "--queue", server.url, "--root", at("home"), "--jobs", "1", "--drain", "--json"]
+    expect((await vitPrisma(args)).code).toBe(0)
+    for (const [i, [, code]] of cases.entries()) {
+      const found = await queue.getJob(`job-${i}`)
+      expect(/^\[(E_\w+)\]/.exec(found?.failedReason ?? "")?.[1], String(i)).toBe(code)
+      expect(found?.attemptsMade).toBe(1)
+    }
+    expect(readdirSync(scratch)).not.toContain("elsewhere")
+    expect(readdirSync(at("home/out"))).toEqual([".batch", "x"])
+    await queue.close()
+    connection.disconnect()
+  })
+})
+
+describe("without a server", () => {
+  const job: Job = { kind: "convert", name: "x", model: "x", out: "/out", slug: "x" }
+
+  it("a job is known by all that it says", () => {
+    expect(idOf(job)).toBe(idOf({ ...job }))
+    expect(idOf({ ...job, certify: true })).not.toBe(idOf(job))
+    expect(idOf(job)).toMatch(/^x-[0-9a-f]{16}$/)
+    expect(jobFrom(JSON.parse(JSON.stringify(job)))).toEqual(job)
+  })
+
+  it("a package that is not installed is named with the command that installs it", async () => {
+    const missing = "vit-prisma-has-no-such-package"
+    const error = await thrown(optional(() => import(missing), "--queue redis://", "bullmq@6 ioredis@6"))
+    expect(error).toMatchObject({ code: "E_USAGE" })
+    expect(error.message).toContain("npm install bullmq@6 ioredis@6")
+    await expect(optional(() => Promise.reject(new Error("other")), "x", "y")).rejects.toThrow("other")
+  })
+
+  it("an address is told without what is secret in it", async () => {
+    expect((await serverAt("redis://user:secret@127.0.0.1:6379/2")).name).toBe("redis://127.0.0.1:6379/2")
+    expect((await serverAt("postgres://user:secret@host/db?password=secret")).name).toBe("postgres://host/db")
+    for (const url of ["http://a:secret@b", "secret", "file:///secret", ""]) {
+      const error = await thrown(serverAt(url))
+      expect([error.code, error.message.includes("secret")]).toEqual(["E_USAGE", false])
+    }
+  })
+})
