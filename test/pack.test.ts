@@ -63,6 +63,7 @@ describe("the tarball", () => {
       /^dist\/(src|converters)\/.+\.(js|d\.ts)$/,
       /^model-cards\/[a-z0-9-]+\/(README\.md|[a-z_]+\.json|curves\.svg|model\.safetensors)$/,
       /^model-cards\/mnist\/seven\.png$/,
+      /^model-cards\/template\.md$/,
     ]
     expect(files.filter((file) => !kinds.some((kind) => kind.test(file)))).toEqual([])
     for (const file of [

@@ -1,4 +1,5 @@
 /** @file Queues of BullMQ over Redis or PostgreSQL (https://docs.bullmq.io). */
+import type * as BullMq from "bullmq"
 import type { Job as BullJob, Queue, QueueEvents, Worker, WorkerOptions } from "bullmq"
 import { optional } from "./optional.ts"
 import type { NamedServer } from "./server.ts"
@@ -26,7 +27,7 @@ export interface Bullmq {
 }
 
 /** Error: E_USAGE where it, or `driver`, which it needs, is not installed. */
-export const loadBullmq = (driver: string) => optional(() => import("bullmq"), "--queue", `bullmq@6 ${driver}`)
+export const loadBullmq = (driver: string): Promise<typeof BullMq> => optional(() => import("bullmq"), "--queue", `bullmq@6 ${driver}`)
 
 /** One connection for orders, and one each for whoever waits. Errors: E_USAGE without bullmq. */
 export async function openBullmq(server: NamedServer, name: string, onError: (error: Error) => void): Promise<Bullmq> {
