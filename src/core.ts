@@ -47,7 +47,7 @@ export type { HookFunction } from "./interp/staged.ts"
 export type { Outputs } from "./interp/outputs.ts"
 export { readout, tokenLayout, type TokenLayout } from "./interp/attention/tokens.ts"
 export { patterns, type LayerPattern, type PatternOptions } from "./interp/attention/patterns.ts"
-export { HEAD_FUSIONS, rollout, type HeadFusion, type RolloutOptions } from "./interp/attention/rollout.ts"
+export { fuseHeads, HEAD_FUSIONS, rollout, type HeadFusion, type RolloutOptions } from "./interp/attention/rollout.ts"
 export { attentionFlow, type FlowOptions } from "./interp/attention/flow.ts"
 export { attentionDistance, attentionEntropy, type DistanceOptions } from "./interp/attention/entropy.ts"
 export {

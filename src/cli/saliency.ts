@@ -4,7 +4,7 @@ import { fail } from "../errors.ts"
 import { writeSafetensors } from "../files/safetensors-file.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { readout, tokenLayout } from "../interp/attention/tokens.ts"
-import { rollout, type HeadFusion } from "../interp/attention/rollout.ts"
+import { fuseHeads, rollout, type HeadFusion } from "../interp/attention/rollout.ts"
 import { patterns } from "../interp/attention/patterns.ts"
 import type { Metric } from "../interp/gradients.ts"
 import { measured } from "../interp/inputs/batches.ts"
@@ -93,7 +93,7 @@ const METHODS = {
   rollout: async (model, images, metric, { headFusion, discardRatio, batch }) => {
     const { vision } = model.config
     const layers: Tensor[] = []
-    for await (const { pattern } of patterns(model, images)) layers.push(pattern)
+    for await (const { pattern } of patterns(model, images)) layers.push(fuseHeads(pattern, headFusion))
     const tokens = rollout(layers, { headFusion, discardRatio, from: readout(vision) })
     const value = await measured(model, images, metric, { batch })
     return { patches: patchMap(tokens, tokenLayout(vision)), values: tokens, metric: value.data[0]!, signed: false }

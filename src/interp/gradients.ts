@@ -49,6 +49,9 @@ export function imageMetric(metric: Metric, view: GraphView): Value {
 }
 
 function unsummed(metric: Metric, view: GraphView): Value {
+  if (typeof metric !== "string" && typeof metric !== "function") {
+    fail("E_INPUT", `a metric is a text as "logits[:, 1]" or a function of the graph, got ${typeof metric}`)
+  }
   const value = typeof metric === "string" ? parsed(metric, view) : metric(view)
   return value instanceof Value
     ? value

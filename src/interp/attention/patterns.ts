@@ -6,7 +6,7 @@ import type { HookedViT, Interventions } from "../hooked-vit.ts"
 
 export interface PatternOptions extends Interventions {
   /** Blocks, in rising order; negative numbers count from the end. By default all. */
-  readonly layers?: readonly number[]
+  readonly layers?: number | readonly number[]
   /** Hold at most so many bytes of patterns at once, but one layer of one image in any case (default 256 MiB). */
   readonly maxBytes?: number
 }
@@ -46,8 +46,8 @@ export async function* patterns(
 }
 
 /** Layers as they are numbered from 0, rising. Error: E_HOOK for one that does not exist. */
-export function chosenLayers(n: number, layers: readonly number[] | undefined): number[] {
-  const at = (layers ?? [...Array(n).keys()]).map((l) => {
+export function chosenLayers(n: number, layers: number | readonly number[] | undefined): number[] {
+  const at = (typeof layers === "number" ? [layers] : (layers ?? [...Array(n).keys()])).map((l) => {
     const i = l < 0 ? l + n : l
     return Number.isInteger(i) && i >= 0 && i < n
       ? i

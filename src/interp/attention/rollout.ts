@@ -24,25 +24,32 @@ export interface RolloutOptions {
   readonly residual?: number
 }
 
-/**
- * Each layer's matrix is (1 - w) A + w I with rows of sum 1, A the heads fused and w the residual weight. Patterns
- * [b, h, T, T] of one layer; returns [b, T, T]. Errors: E_INPUT.
- */
+/** The heads of a pattern [b, h, T, T] as one, [b, 1, T, T]: what is held of a layer where all heads are too much. */
+export function fuseHeads(pattern: Tensor, how: HeadFusion = "mean"): Tensor<"float32"> {
+  const { b, h, t, data } = asPattern(pattern)
+  const fuse = FUSE[how] ?? fail("E_INPUT", `headFusion must be ${HEAD_FUSIONS.join(", ")}, got ${how}`)
+  const one = t * t
+  const out = new Float32Array(b * one)
+  for (let i = 0; i < out.length; i++) {
+    const from = Math.floor(i / one) * h * one + (i % one)
+    let fused = data[from]!
+    for (let head = 1; head < h; head++) fused = fuse(fused, data[from + head * one]!)
+    out[i] = how === "mean" ? fused / h : fused
+  }
+  return float32([b, 1, t, t], out)
+}
+
+/** Each image's matrix of a layer, (1 - w) A + w I with rows of sum 1: A the heads fused, w the residual weight. */
 export function mixing(
   pattern: Tensor,
-  { headFusion = "mean", discardRatio = 0, residual = 0.5 }: RolloutOptions = {},
+  { headFusion, discardRatio = 0, residual = 0.5 }: RolloutOptions = {},
 ): Float64Array[] {
-  const { b, h, t, data } = asPattern(pattern)
   checkShare("discardRatio", discardRatio)
   checkShare("residual", residual)
-  const fuse = FUSE[headFusion] ?? fail("E_INPUT", `headFusion must be ${HEAD_FUSIONS.join(", ")}, got ${headFusion}`)
+  const { shape, data } = fuseHeads(pattern, headFusion)
+  const [b, , t] = shape as [number, number, number]
   return Array.from({ length: b }, (_, image) => {
-    const fused = Float64Array.from(data.subarray(image * h * t * t, (image * h + 1) * t * t))
-    for (let head = 1; head < h; head++) {
-      const from = (image * h + head) * t * t
-      for (let i = 0; i < fused.length; i++) fused[i] = fuse(fused[i]!, data[from + i]!)
-    }
-    if (headFusion === "mean") for (let i = 0; i < fused.length; i++) fused[i]! /= h
+    const fused = Float64Array.from(data.subarray(image * t * t, (image + 1) * t * t))
     discard(fused, Math.floor(discardRatio * fused.length))
     return mixed(fused, t, residual)
   })

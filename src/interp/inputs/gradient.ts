@@ -66,7 +66,7 @@ export async function integratedGradients(
   options: IntegratedOptions = {},
 ): Promise<IntegratedAttribution> {
   const images = asImages(given)
-  const { steps = 32 } = options
+  const { steps = 32, batch = BATCH } = options
   whole("steps", steps, 1024)
   const start = baselineImage(options.baseline ?? 0, images)
   const [nodes, weights] = gaussLegendre(steps)
@@ -78,13 +78,18 @@ export async function integratedGradients(
   const left = await measured(model, float32([1, ...images.shape.slice(1)], start), metric, options)
   for (let i = 0; i < ends.length; i++) {
     const image = images.data.subarray(i * one, (i + 1) * one)
-    const path = new Float32Array(steps * one)
-    for (const [k, a] of nodes.entries()) {
-      for (let j = 0; j < one; j++) path[k * one + j] = start[j]! + a * (image[j]! - start[j]!)
-    }
-    const { values: gradients } = await slopes(model, float32([steps, ...images.shape.slice(1)], path), metric, options)
     const mean = new Float64Array(one)
-    for (const [k, w] of weights.entries()) for (let j = 0; j < one; j++) mean[j]! += w * gradients.data[k * one + j]!
+    for (let k = 0; k < steps; k += batch) {
+      const some = nodes.subarray(k, k + batch)
+      const path = new Float32Array(some.length * one)
+      for (let j = 0; j < path.length; j++) {
+        const [from, to] = [start[j % one]!, image[j % one]!]
+        path[j] = from + some[Math.floor(j / one)]! * (to - from)
+      }
+      const points = float32([some.length, ...images.shape.slice(1)], path)
+      const { data } = (await slopes(model, points, metric, options)).values
+      for (let j = 0; j < data.length; j++) mean[j % one]! += weights[k + Math.floor(j / one)]! * data[j]!
+    }
     let total = 0
     for (let j = 0; j < one; j++) {
       const x = mean[j]! * (image[j]! - start[j]!)

@@ -14,7 +14,7 @@ import { inBatches, type InputOptions } from "./batches.ts"
 
 export interface RelevanceOptions extends InputOptions {
   /** Layers whose patterns count; all by default. */
-  readonly layers?: readonly number[]
+  readonly layers?: number | readonly number[]
 }
 
 export interface Relevance {
