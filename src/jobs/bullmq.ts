@@ -27,7 +27,8 @@ export interface Bullmq {
 }
 
 /** Error: E_USAGE where it, or `driver`, which it needs, is not installed. */
-export const loadBullmq = (driver: string): Promise<typeof BullMq> => optional(() => import("bullmq"), "--queue", `bullmq@6 ${driver}`)
+export const loadBullmq = (driver: string): Promise<typeof BullMq> =>
+  optional(() => import("bullmq"), "--queue", `bullmq@6 ${driver}`)
 
 /** One connection for orders, and one each for whoever waits. Errors: E_USAGE without bullmq. */
 export async function openBullmq(server: NamedServer, name: string, onError: (error: Error) => void): Promise<Bullmq> {
