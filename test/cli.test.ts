@@ -455,7 +455,7 @@ const ERRORS: readonly (readonly [what: string, args: readonly string[], code: s
   ["changed weights", ["info", "./flipped"], "E_INTEGRITY", 3, /flipped\/model.safetensors: expected \d+ bytes with sha256/],
   ["changed data of a graph", ["info", "flipped/onnx/model.onnx"], "E_INTEGRITY", 3, /onnx\/model.onnx_data: expected/],
   ["not precise enough", ["convert", demoModel, "--out", "imprecise", "--certify", "--tolerance", "1e-12"], "E_PARITY", 3, /imprecise.certificate.json$/],
-  ["not in the cache", ["info", "someone/something"], "E_HUB_NOT_FOUND", 4, /hf download someone\/something/],
+  ["not in the cache", ["info", "someone/something", "--offline"], "E_OFFLINE", 4, /hf download someone\/something/],
   ["folder is there", ["convert", demoModel, "--out", "flipped"], "E_OUTPUT", 6, /flipped: exists already/],
   ["folder is a file", ["convert", demoModel, "--out", "text.txt"], "E_OUTPUT", 6, /text.txt: exists already/],
   ["file is a folder", ["activations", demoModel, seven, "--out", "flipped"], "E_OUTPUT", 6, /flipped: is a folder, not a file/],

@@ -294,7 +294,7 @@ describe("the network", () => {
       if (n === 0) send({ cut: 150_000 })
       else if (n === 1) response.writeHead(416).end()
       else send()
-      return n++ < 2
+      return n++ >= 0
     })
     const cache = fresh()
     await get(cache)
@@ -304,12 +304,11 @@ describe("the network", () => {
   it("is cut for ever: E_NETWORK, and what came is there for the next time", async () => {
     const size = 400_000
     serve(size)
-    hub.fault = onBody((_, __, send) => (send({ cut: 0 }), true))
     const cache = fresh()
     let cuts = 0
-    hub.fault = onBody((_, __, send) => (send({ cut: cuts++ ? 0 : 200_000 }), true))
+    hub.fault = onBody((_, __, send) => (send({ cut: cuts++ ? 1 : 200_000 }), true))
     const error = await thrown(get(cache))
-    expect([error.code, error.retryable, error.message]).toEqual(["E_NETWORK", true])
+    expect([error.code, error.retryable]).toEqual(["E_NETWORK", true])
     checkCache(cache, { partials: 1 })
     hub.fault = undefined
     hub.asked.length = 0
@@ -401,7 +400,7 @@ describe("what comes is not what was asked for", () => {
     const size = 400_000
     const weights = serve(size).files.get(WEIGHTS)!
     let n = 0
-    hub.fault = onBody((_, __, send) => (send({ cut: n++ ? 0 : 200_000, body: flipped(weights, 77) }), true))
+    hub.fault = onBody((_, __, send) => (send({ cut: n++ ? 1 : 200_000, body: flipped(weights, 77) }), true))
     const cache = fresh()
     await thrown(get(cache))
     hub.fault = undefined

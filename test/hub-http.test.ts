@@ -204,9 +204,11 @@ describe("an answer that is no success", () => {
   })
 
   it("is one line of E_HUB_PROTOCOL where JSON was expected", async () => {
-    for (const body of ["<html>log in</html>", "", "{", "\u0000"]) {
+    for (const body of ["<html>log in</html>", "", "{", "\u0000", `<b>${CANARY}`, `${"x".repeat(30)}${CANARY}`]) {
       const { http } = client([status(200, { "content-type": "text/html" }, body)])
-      expect((await thrown(http.json(`${HUB}/x`))).code).toBe("E_HUB_PROTOCOL")
+      const error = await thrown(http.json(`${HUB}/x`))
+      expect(error.code).toBe("E_HUB_PROTOCOL")
+      expect(error.message).not.toContain("hf_")
     }
     const { http } = client([() => status(200, {}, JSON.stringify("x".repeat(2000)))])
     expect(await http.json(`${HUB}/x`)).toHaveLength(2000)

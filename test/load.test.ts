@@ -2,9 +2,10 @@
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import { homedir } from "node:os"
 import { basename, join, relative } from "node:path"
-import { afterEach, beforeEach, describe, expect, it } from "vitest"
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest"
 import { convertModel } from "../src/export/convert.ts"
 import { loadPretrained, PrismaError } from "../src/index.ts"
+import { fakeHub, type FakeHub } from "./helpers/download-hub.ts"
 import { readCase } from "./helpers/parity.ts"
 import * as v from "./helpers/variants.ts"
 
@@ -42,6 +43,14 @@ function link(path: string, to: string): void {
 }
 
 const blobOf = (repo: string, file: string): string => join(repo, "blobs", Buffer.from(file).toString("hex"))
+
+// A Hub that has nothing: what the cache has not is nowhere.
+let hub: FakeHub
+beforeAll(async () => {
+  hub = await fakeHub()
+  process.env["HF_ENDPOINT"] = hub.url
+})
+afterAll(() => hub.close())
 
 const at = process.cwd()
 afterEach(() => process.chdir(at))
@@ -195,7 +204,7 @@ describe("a repo in the Hub cache", () => {
     expect(message).toContain(`it holds the commits ${COMMIT}`)
     await v.refused("owner/model", "E_HUB_NOT_FOUND", { cacheDir, revision: "f".repeat(40) })
     const repo = hubCache(cacheDir, "owner/empty", fresh())
-    expect(await v.refused("owner/empty", "E_HUB_NOT_FOUND", { cacheDir })).toContain("holds no weights")
+    expect(await v.refused("owner/empty", "E_HUB_NOT_FOUND", { cacheDir })).toContain("lacks config.json, model.safetensors")
     writeFileSync(join(repo, "refs", "main"), "f".repeat(40))
     await v.refused("owner/empty", "E_HUB_NOT_FOUND", { cacheDir })
   }) // prettier-ignore

@@ -53,8 +53,12 @@ export async function withLock<T>(path: string, work: () => Promise<T>, times: L
 async function acquire(path: string, times: LockTimes): Promise<string | undefined> {
   const mine = `${process.pid} ${MACHINE} ${Date.now()} ${randomBytes(8).toString("hex")}\n`
   let seen = { sign: "", since: performance.now() }
+  const isFolder = await mkdir(dirname(path), { recursive: true }).then(
+    () => true,
+    () => false,
+  )
+  if (!isFolder) return undefined
   try {
-    await mkdir(dirname(path), { recursive: true })
     while (!(await made(path, mine))) {
       const sign = await signOf(path)
       if (sign !== seen.sign) seen = { sign, since: performance.now() }

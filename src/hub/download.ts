@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { type ErrorCode, fail, listed, PrismaError } from "../errors.ts"
-import { makeFolder, sweep, writeFileAtomic } from "../files/atomic.ts"
+import { makeFolder, writeFileAtomic } from "../files/atomic.ts"
 import { writeLink } from "../files/links.ts"
 import { withLock } from "../files/lock-file.ts"
 import { parallel } from "../files/parallel.ts"
@@ -23,9 +23,10 @@ import { commitOf, filesAt, type RepoFile } from "./listing.ts"
 import { MAX_SMALL, needed } from "./needed.ts"
 import { hubSettings, type HubOptions, type HubSettings } from "./settings.ts"
 import { inspect } from "./snapshot.ts"
+import { sweepRepo } from "./sweep.ts"
 import { checkSpace } from "./space.ts"
 import { transfer } from "./transfer.ts"
-import { writeTree } from "./tree.ts"
+import { readTree, writeTree } from "./tree.ts"
 
 /** How far a download is. */
 export interface DownloadProgress {
@@ -91,12 +92,14 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
     if (there && !there.missing.length) return found(there.folder, cached)
     return offlineWithout(place, revision, there ? there.missing : [])
   }
+  if (cached) await sweepRepo(place, cached)
   if (isCommit(revision)) {
     const there = await inspect(place, revision, allowPickle)
     if (there && !there.missing.length && !there.unsure) return found(there.folder, revision)
   }
   const http = options.http ?? hubHttp({ ...settings, onWait: options.onWait ?? warn })
   const commit = await currentCommit(http, place, revision, cached, settings, warn, options.signal)
+  if (commit !== cached) await sweepRepo(place, commit)
   const there = await inspect(place, commit, allowPickle)
   if (there && !there.missing.length && !there.unsure) {
     await keepRef(place, revision, commit).catch(unlessReadonly)
@@ -106,7 +109,7 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
     await bring(http, place, revision, commit, { ...options, allowPickle }, settings)
   } catch (error) {
     const usable = there && !there.missing.length && error instanceof PrismaError && UNREACHED.has(error.code)
-    if (!usable) throw readonly(error, settings)
+    if (!usable) throw readonly(lacking(error, place, revision, there?.missing ?? []), settings)
     warn(`${place.repo}: it is not known whether it has more files: ${error.message}`)
   }
   return found((await cachedSnapshot(place, commit))!, commit)
@@ -171,7 +174,6 @@ async function bring(
   const files = new Map((await filesAt(http, repo, commit)).map((file) => [file.path, file]))
   const { small, weights, absent } = needed([...files.keys()], `${repo} at revision ${revision}`, options.allowPickle)
   await makeFolder(place.snapshot(commit))
-  await sweep(place.snapshot(commit))
   await tag(place.cache)
   const get = fetcher(http, place, commit, options, settings)
   const isIndex = weights.endsWith(".index.json")
@@ -186,8 +188,11 @@ async function bring(
     await get(configs)
     await get(await shardsOf(place, commit, weights, files))
   } else await get([...configs, files.get(weights)!])
-  for (const name of absent) await writeFileAtomic(place.absent(commit, name), "")
-  await writeTree(place, commit, [...files.values()])
+  for (const name of absent) {
+    const path = place.absent(commit, name)
+    if (!(await isFile(path))) await writeFileAtomic(path, "")
+  }
+  if (!(await readTree(place, commit))) await writeTree(place, commit, [...files.values()])
   await keepRef(place, revision, commit)
 }
 
@@ -266,6 +271,14 @@ async function tag(cache: string): Promise<void> {
   if (await isFile(path)) return
   const text = "Signature: 8a477f597d28d172789f06886806bc55\n# This is a cache of the Hugging Face Hub.\n"
   await writeFileAtomic(path, text).catch(() => {})
+}
+
+/** A failure to fetch what a snapshot lacks says so. */
+function lacking(error: unknown, { repo, folder }: RepoPlace, revision: string, missing: readonly string[]): unknown {
+  if (!missing.length || !(error instanceof PrismaError && UNREACHED.has(error.code))) return error
+  const what = `${repo} at revision ${revision} lacks ${listed(missing, 5)} in the Hub cache (${folder})`
+  const { code, retryable, url } = error
+  return new PrismaError(code, `${what}: ${error.message}`, { repo, retryable, ...(url && { url }), cause: error })
 }
 
 /** What is there is of use also where nothing can be written. */

@@ -5,7 +5,7 @@ import { quote } from "../tensor/quote.ts"
 import { version } from "../version.ts"
 import { clock as realClock, type Clock } from "./clock.ts"
 import { timeout, watched, WatchedBlob } from "./http-body.ts"
-import { isUnknownHost, networkError, statusError, type Asked } from "./http-errors.ts"
+import { cleaned, isUnknownHost, networkError, statusError, type Asked } from "./http-errors.ts"
 import { isRedirect, plainUrl, redirectTarget } from "./redirects.ts"
 import { backoff, isRetried, MAX_TRIES, MAX_WAIT, wished } from "./retry.ts"
 
@@ -198,7 +198,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       return JSON.parse(text) as unknown
     } catch {
       const asked = askedOf(url, init.repo)
-      const got = `${response.headers.get("content-type") ?? "nothing"}, ${quote(text.slice(0, 40))}`
+      const got = `${response.headers.get("content-type") ?? "nothing"}, ${quote(cleaned(text.slice(0, 65_536), token).slice(0, 40))}`
       return fail("E_HUB_PROTOCOL", `${plainUrl(url)}: expected JSON, got ${got}; check the network and HF_ENDPOINT`, {
         url: plainUrl(asked.url),
         ...(asked.repo && { repo: asked.repo }),

@@ -2,6 +2,7 @@
 import { join } from "node:path"
 import type { NamedDataset } from "../datasets/dataset.ts"
 import { fail } from "../errors.ts"
+import { openSafetensors } from "../files/safetensors-file.ts"
 import { type LoadedViT, loadPretrained } from "../hub/load-pretrained.ts"
 import { matchHooks } from "../model/hooks.ts"
 import { byteLength, int64, type Tensor } from "../tensor/tensor.ts"
@@ -106,9 +107,11 @@ export async function activationsJob(job: ActivationsJob, { reserve, progress }:
   const { batch } = job
   const key = activationsKey(job, { hooks: hooksOf(model, job), source: source.digest, dataset: data })
   const path = join(job.out, job.slug)
-  const tensors = await rowTensors(model, data, job)
-  const rowBytes = [...tensors.values()].reduce((n, t) => n + byteLength(t), 0)
-  const measured = async () => ({ bytes: (end - start) * rowBytes, sha256: await fileHash(path) })
+  const measured = async () => {
+    const { entries } = await openSafetensors(path)
+    const bytes = [...entries.values()].reduce((n, e) => n + e.end - e.begin, 0)
+    return { bytes, sha256: await fileHash(path) }
+  }
   const before = await doneBefore(job, key, measured)
   if (before) return { already: true, ...before }
   await reserve(neededBytes(model, job))
@@ -118,6 +121,7 @@ export async function activationsJob(job: ActivationsJob, { reserve, progress }:
       progress("rows", Math.min(at + batch, end) - start, end - start)
     }
   }
+  const tensors = await rowTensors(model, data, job)
   await recordBegun(job, { key, source })
   const metadata = { format: "pt", rows: `${start}:${end}`, dataset: data.name, model: model.source.name }
   await writeRows(path, end - start, tensors, batches(), metadata)
@@ -133,5 +137,5 @@ function neededBytes(model: LoadedViT, { hooks, batch }: ActivationsJob): number
   const { nLayers, imageSize, nChannels } = model.config.vision
   const living = (4 * model.cacheBytes({ batch })) / nLayers
   const asked = hooks.length ? model.cacheBytes({ batch, names: hooks }) : 0
-  return 128 * MIB + living + 2 * asked + 8 * batch * nChannels * imageSize[0] * imageSize[1]
+  return 128 * MIB + living + 3 * asked + 8 * batch * nChannels * imageSize[0] * imageSize[1]
 }

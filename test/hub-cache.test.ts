@@ -1,0 +1,440 @@
+/** @file The Hub cache among several: Python's huggingface_hub, many processes, processes that are killed, damage and repair. */
+import { spawn } from "node:child_process"
+import { appendFileSync, copyFileSync, existsSync, linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs" // prettier-ignore
+import { hostname } from "node:os"
+import { dirname, join } from "node:path"
+import { createHash } from "node:crypto"
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
+import { lockHolder, withLock } from "../src/files/lock-file.ts"
+import { repoPlace } from "../src/hub/cache.ts"
+import { cachedRepos, findDamage } from "../src/hub/damage.ts"
+import { downloadModel } from "../src/hub/download.ts"
+import { heal } from "../src/hub/heal.ts"
+import { hubHttp } from "../src/hub/http.ts"
+import { inventory } from "../src/hub/inventory.ts"
+import { loadPretrained } from "../src/index.ts"
+import { runTs } from "./helpers/child.ts"
+import { etagOf, fakeHub, gitSha1, repoOf, sha256, type FakeHub, type FakeRepo } from "./helpers/download-hub.ts"
+import { PARITY_ROOTS, parityCases, readCase } from "./helpers/parity.ts"
+import { thrown } from "./helpers/thrown.ts"
+import * as v from "./helpers/variants.ts"
+
+const CASE = "hf-vit-grey-relu"
+const COMMIT = "a".repeat(40)
+const root = v.scratch()
+let count = 0
+const fresh = (): string => v.folderAt(root, `cache ${count++}`)
+
+let hub: FakeHub
+beforeAll(async () => void (hub = await fakeHub()))
+afterAll(() => hub.close())
+afterEach(() => {
+  hub.fault = undefined
+  hub.asked.length = 0
+  hub.repos.clear()
+})
+const online = (cacheDir: string) => ({ endpoint: hub.url, token: false as const, cacheDir })
+const serve = (folder = v.caseFolder(CASE), id = "owner/model"): FakeRepo => {
+  const repo = repoOf(folder)
+  hub.repos.set(id, repo)
+  return repo
+}
+const repoIn = (cache: string, id = "owner/model"): string => join(cache, `models--${id.replace("/", "--")}`)
+
+/** What huggingface_hub's try_to_load_from_cache does, in plain code: a path, "absent" where that is known, or undefined. */
+function pythonFinds(cache: string, id: string, revision: string, file: string): string | undefined {
+  const repo = repoIn(cache, id)
+  const ref = join(repo, "refs", revision)
+  const commit = existsSync(ref) ? readFileSync(ref, "utf8") : revision
+  if (existsSync(join(repo, ".no_exist", commit, file))) return "absent"
+  const path = join(repo, "snapshots", commit, file)
+  return existsSync(path) && statSync(path).isFile() ? path : undefined
+}
+
+/** A cache as huggingface_hub leaves it after it has loaded these files. */
+function pythonCache(cache: string, files: ReadonlyMap<string, Uint8Array>, refs: readonly string[], way: "links" | "copies" | "shared" = "links") {
+  const repo = repoIn(cache)
+  const snapshot = v.folderAt(repo, "snapshots", COMMIT)
+  const blobs = v.folderAt(repo, "blobs")
+  mkdirSync(join(cache, ".locks", "models--owner--model"), { recursive: true })
+  for (const [name, bytes] of files) {
+    const etag = etagOf(name, bytes)
+    const path = join(snapshot, name)
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(join(cache, ".locks", "models--owner--model", `${etag}.lock`), "")
+    if (way === "copies") {
+      writeFileSync(path, bytes)
+      continue
+    }
+    const blob = join(blobs, etag)
+    if (way === "shared" && etag.length === 64) {
+      const store = v.folderAt(cache, "blobs", etag.slice(0, 2))
+      writeFileSync(join(cache, "blobs", ".huggingface-shared-blobs"), "1\n")
+      writeFileSync(join(store, etag), bytes)
+      symlinkSync(join("..", "..", "blobs", etag.slice(0, 2), etag), blob)
+    } else writeFileSync(blob, bytes)
+    symlinkSync(join("../".repeat(1 + name.split("/").length), "blobs", etag), path)
+  }
+  for (const ref of refs) {
+    mkdirSync(dirname(join(repo, "refs", ref)), { recursive: true })
+    writeFileSync(join(repo, "refs", ref), COMMIT)
+  }
+  return { repo, snapshot }
+} // prettier-ignore
+
+describe("a cache shared with Python (G12)", () => {
+  const REFS = ["main", "v1.0", "feature/a", "refs/pr/1"]
+
+  it("that we filled is found by its rules: by branch, tag, pull request and commit, and what is absent too", async () => {
+    const repo = serve()
+    repo.refs = Object.fromEntries(REFS.map((ref) => [ref, COMMIT]))
+    const cache = fresh()
+    for (const revision of REFS) await downloadModel("owner/model", { ...online(cache), revision })
+    for (const revision of [...REFS, COMMIT]) {
+      for (const [name, bytes] of repo.files) {
+        const path = pythonFinds(cache, "owner/model", revision, name)!
+        expect(readFileSync(path).equals(bytes)).toBe(true)
+      }
+      expect(pythonFinds(cache, "owner/model", revision, "preprocessor_config.json")).toBe("absent")
+      expect(pythonFinds(cache, "owner/model", revision, "README.md")).toBe(undefined)
+    }
+  })
+
+  it.each(["links", "copies", "shared"] as const)("that it filled (%s) is used without a byte, offline without a socket", async (way) => {
+    const repo = serve()
+    repo.refs = Object.fromEntries(REFS.map((ref) => [ref, COMMIT]))
+    const cache = fresh()
+    const { repo: folder } = pythonCache(cache, repo.files, REFS, way)
+    mkdirSync(join(folder, ".no_exist", COMMIT), { recursive: true })
+    writeFileSync(join(folder, ".no_exist", COMMIT, "preprocessor_config.json"), "")
+    const { inputs } = readCase({ name: CASE, folder: v.caseFolder(CASE) })
+    const expected = await v.outputsOf(v.caseFolder(CASE), inputs)
+    for (const revision of [...REFS, COMMIT]) {
+      expect(await v.outputsOf("owner/model", inputs, { ...online(cache), revision, offline: true }), revision).toEqual(expected)
+    }
+    await downloadModel("owner/model", { ...online(cache), revision: COMMIT })
+    expect(hub.asked).toEqual([])
+    for (const revision of REFS) await downloadModel("owner/model", { ...online(cache), revision })
+    expect(hub.count(/resolve|tree/)).toBe(0)
+    expect(await findDamage(repoPlace(cache, "owner/model"))).toMatchObject({ damages: [] })
+  }) // prettier-ignore
+
+  it("that it filled in part gets the rest: weights, shards, preprocessing", async () => {
+    const { files } = serve(v.caseFolder("hf-vit-sharded"))
+    files.set("preprocessor_config.json", Buffer.from(JSON.stringify({ image_processor_type: "ViTImageProcessor", size: 32 })))
+    const shards = [...files.keys()].filter((n) => n.endsWith(".safetensors"))
+    for (const without of [["config.json"], ["model.safetensors.index.json"], shards.slice(0, 1), shards, ["preprocessor_config.json"]]) {
+      const cache = fresh()
+      pythonCache(cache, new Map([...files].filter(([name]) => !without.includes(name))), ["main"])
+      hub.asked.length = 0
+      const { folder } = await downloadModel("owner/model", online(cache))
+      expect(hub.asked.filter((a) => /resolve/.test(a.path)), without.join()).toHaveLength(without.length)
+      for (const name of files.keys()) expect(existsSync(join(folder, name)), name).toBe(true)
+      hub.asked.length = 0
+      await downloadModel("owner/model", { ...online(cache), revision: COMMIT })
+      expect(hub.asked).toEqual([])
+    }
+  }) // prettier-ignore
+
+  it("may hold no links at all, where HF_HUB_DISABLE_SYMLINKS is set", async () => {
+    serve()
+    const cache = fresh()
+    process.env["HF_HUB_DISABLE_SYMLINKS"] = "1"
+    const { folder } = await downloadModel("owner/model", online(cache)).finally(() => delete process.env["HF_HUB_DISABLE_SYMLINKS"])
+    for (const name of readdirSync(folder)) expect(lstatSync(join(folder, name)).isFile()).toBe(true)
+    expect((await findDamage(repoPlace(cache, "owner/model"))).damages).toEqual([])
+  }) // prettier-ignore
+})
+
+describe("every reference case by its repo id", () => {
+  const cases = PARITY_ROOTS.flatMap(parityCases)
+
+  it("loads cold from the loopback Hub, then offline, with the outputs of its folder", async () => {
+    expect(cases.length).toBeGreaterThan(30)
+    const cache = fresh()
+    for (const { name, folder } of cases) {
+      const id = `owner/${name}`
+      serve(folder, id)
+      const allowPickle = true
+      const { inputs } = readCase({ name, folder })
+      const expected = await v.outputsOf(folder, inputs, { allowPickle })
+      expect(await v.outputsOf(id, inputs, { ...online(cache), allowPickle }), folder).toEqual(expected)
+      hub.asked.length = 0
+      expect(await v.outputsOf(id, inputs, { ...online(cache), allowPickle, offline: true }), folder).toEqual(expected)
+      expect(hub.asked).toEqual([])
+    }
+    for (const place of await cachedRepos(cache)) expect((await findDamage(place)).damages, place.repo).toEqual([])
+    expect(await inventory(cache)).toHaveLength(cases.length)
+  })
+
+  it("has its commit in model.source, and its warnings among the model's", async () => {
+    serve()
+    const cache = fresh()
+    const model = await loadPretrained("owner/model", online(cache))
+    expect(model.source).toMatchObject({ name: "owner/model", commit: COMMIT })
+    hub.fault = (_, response) => Boolean(response.writeHead(401).end())
+    const again = await loadPretrained("owner/model", online(cache))
+    expect(again.warnings.join()).toContain("is used, as it is in the cache")
+    await Promise.all([model.release(), again.release()])
+  })
+})
+
+/** A process that downloads, told by its arguments what. */
+const CHILD = `
+import { downloadModel } from "../src/hub/download.ts"
+const [endpoint, cacheDir, ...ids] = process.argv.slice(2)
+await Promise.all(ids.map((id) => downloadModel(id, { endpoint, cacheDir, token: false })))
+`
+/** All locks are had at once, as on a file system whose locks do nothing. */
+const NO_LOCKS = `
+import fs from "node:fs/promises"
+import { syncBuiltinESMExports } from "node:module"
+const { link } = fs
+fs.link = (from, to) => to.endsWith(".pid") ? Promise.resolve() : link(from, to)
+syncBuiltinESMExports()
+`
+
+const leftIn = (cache: string) =>
+  readdirSync(cache, { recursive: true, encoding: "utf8" }).filter((n) => /\.tmp-|\.pid$|incomplete/.test(n))
+function checkBlobs(cache: string): void {
+  for (const repo of readdirSync(cache).filter((n) => n.startsWith("models--"))) {
+    const blobs = join(cache, repo, "blobs")
+    if (!existsSync(blobs)) continue
+    for (const name of readdirSync(blobs).filter((n) => !n.startsWith("."))) {
+      const bytes = readFileSync(join(blobs, name))
+      expect(name.length === 64 ? sha256(bytes) : gitSha1(bytes)).toBe(name)
+    }
+  }
+}
+
+describe("several processes", () => {
+  it.each([
+    ["with locks", undefined, 4],
+    ["with locks that do nothing (stubbed)", NO_LOCKS, 16],
+  ])("%s fill one cache together (HD-25, G11)", async (_, preload, most) => {
+    const { files } = serve(v.caseFolder("hf-vit-sharded"))
+    const large = [...files].filter(([name]) => name.endsWith(".safetensors"))
+    for (let round = 0; round < 2; round++) {
+      const cache = fresh()
+      hub.asked.length = 0
+      const ended = await Promise.all(Array.from({ length: 4 }, () => runTs(CHILD, { args: [hub.url, cache, "owner/model"], ...(preload && { preload }) })))
+      expect(ended.map((e) => [e.code, e.stderr])).toEqual(Array.from({ length: 4 }, () => [0, ""]))
+      checkBlobs(cache)
+      expect(leftIn(cache)).toEqual([])
+      expect(hub.asked.filter((a) => a.host === "store").length).toBeLessThanOrEqual(preload ? most * large.length : large.length)
+    }
+  }) // prettier-ignore
+
+  it("of which one is killed while bytes come (HD-29, G9): the next goes on where it was", async () => {
+    const size = 2_000_000
+    const { files } = serve()
+    files.set("model.safetensors", Buffer.alloc(size, 7))
+    const cache = fresh()
+    let reached: () => void
+    const half = new Promise<void>((done) => (reached = done))
+    let first = true
+    hub.fault = ({ host }, response) => {
+      if (host !== "store" || !first) return false
+      first = false
+      response.writeHead(200, { "content-length": String(size) })
+      response.write(Buffer.alloc(size / 2, 7), () => setTimeout(reached, 300))
+      return true
+    }
+    const run = runTs(CHILD, { args: [hub.url, cache, "owner/model"], preload: `import { writeFileSync } from "node:fs"; writeFileSync(${JSON.stringify(join(root, "pid"))}, String(process.pid))` }) // prettier-ignore
+    await half
+    process.kill(Number(readFileSync(join(root, "pid"), "utf8")), "SIGKILL")
+    expect((await run).signal).toBe("SIGKILL")
+    const left = leftIn(cache)
+    expect(left.filter((n) => /blobs\/\.[0-9a-f]{64}\.tmp-\d+-/.test(n))).toHaveLength(1)
+    const had = statSync(
+      join(
+        cache,
+        left.find((n) => n.includes("blobs"))!,
+      ),
+    ).size
+    expect(had).toBeGreaterThan(0)
+    hub.asked.length = 0
+    await downloadModel("owner/model", online(cache))
+    expect(hub.asked.filter((a) => a.host === "store").map((a) => a.headers.range)).toEqual([`bytes=${had}-`])
+    expect(hub.asked.find((a) => a.host === "store")!.sent).toBe(size - had)
+    checkBlobs(cache)
+    expect(leftIn(cache)).toEqual([])
+  })
+
+  it("of which one is killed at every step that changes the cache (HD-29): the next ends well, and nothing is left", async () => {
+    serve()
+    const steps = async (kill: number, cache: string) => {
+      const preload = `
+        import fs from "node:fs/promises"
+        import { syncBuiltinESMExports } from "node:module"
+        let left = ${kill}
+        for (const name of ["mkdir", "rename", "symlink", "link", "rm", "writeFile", "utimes"]) {
+          const real = fs[name]
+          fs[name] = (...args) => {
+            if (left-- === 0) process.kill(process.pid, "SIGKILL")
+            return real(...args)
+          }
+        }
+        syncBuiltinESMExports()
+        process.on("exit", () => console.log(${kill} - left))`
+      return runTs(CHILD, { args: [hub.url, cache, "owner/model"], preload })
+    }
+    const whole = await steps(1e6, fresh())
+    const n = Number(whole.stdout)
+    expect(n).toBeGreaterThan(20)
+    const stride = process.env["HUB_CRASH"] === "all" ? 1 : 5
+    for (let k = n % stride; k < n; k += stride) {
+      const cache = fresh()
+      expect((await steps(k, cache)).signal).toBe("SIGKILL")
+      checkBlobs(cache)
+      await downloadModel("owner/model", online(cache))
+      checkBlobs(cache)
+      expect((await findDamage(repoPlace(cache, "owner/model"))).damages, `step ${k}`).toEqual([])
+    }
+  })
+})
+
+describe("a lock", () => {
+  const TIMES = { beat: 20, stale: 200, poll: 5 }
+  const machine = createHash("sha256").update(hostname()).digest("hex").slice(0, 6)
+  const held = (pid: number, on = machine) => `${pid} ${on} ${Date.now()} ${"0".repeat(16)}\n`
+
+  it("lets one in at a time, and is gone afterwards", async () => {
+    const path = join(fresh(), ".locks", "x.pid")
+    let [inside, most] = [0, 0]
+    const work = async () => {
+      most = Math.max(most, ++inside)
+      await new Promise((done) => setTimeout(done, 3))
+      inside--
+    }
+    await Promise.all(Array.from({ length: 8 }, () => withLock(path, work, TIMES)))
+    expect([most, inside, existsSync(path)]).toEqual([1, 0, false])
+    await thrown(withLock(path, () => downloadModel("../x"), TIMES))
+    expect(existsSync(path)).toBe(false)
+  })
+
+  it("of a process that is no more is taken at once, of one that is silent after a while, of one that beats never", async () => {
+    const path = join(fresh(), "x.pid")
+    const dead = spawn(process.execPath, ["-e", ""])
+    await new Promise((done) => dead.on("exit", done))
+    const timed = async (text: string) => {
+      writeFileSync(path, text)
+      const began = performance.now()
+      await withLock(path, async () => {}, TIMES)
+      return performance.now() - began
+    }
+    expect(await timed(held(dead.pid!))).toBeLessThan(150)
+    expect(await timed(held(1, "ffffff"))).toBeGreaterThanOrEqual(190)
+    expect(await timed("not ours")).toBeGreaterThanOrEqual(190)
+    writeFileSync(path, held(1, "ffffff"))
+    const beat = setInterval(() => utimesSync(path, new Date(), new Date()), 20)
+    let had = false
+    const waiting = withLock(path, async () => void (had = true), TIMES)
+    await new Promise((done) => setTimeout(done, 450))
+    expect(had).toBe(false)
+    clearInterval(beat)
+    v.remove(path)
+    await waiting
+    expect(had).toBe(true)
+  })
+
+  it("is not needed where none can be made", async () => {
+    const file = join(fresh(), "file")
+    writeFileSync(file, "")
+    expect(await withLock(join(file, "x.pid"), async () => 5, TIMES)).toBe(5)
+    expect(lockHolder("")).toBe(undefined)
+    expect(lockHolder(held(process.pid))).toMatchObject({ pid: process.pid, dead: false })
+  })
+})
+
+/** Each damages a whole cache in its own way. */
+const DAMAGES: readonly (readonly [string, (at: { cache: string; repo: string; snapshot: string; blob: (name: string) => string }) => void])[] = [
+  ["a flipped bit in weights", ({ blob }) => { const b = readFileSync(blob("model.safetensors")); b[999]! ^= 4; writeFileSync(blob("model.safetensors"), b) }],
+  ["a flipped bit in a config", ({ blob }) => { const b = readFileSync(blob("config.json")); b[9]! ^= 1; writeFileSync(blob("config.json"), b) }],
+  ["a truncated blob", ({ blob }) => truncateSync(blob("model.safetensors"), 1000)],
+  ["an empty blob", ({ blob }) => truncateSync(blob("config.json"), 0)],
+  ["bytes after a blob", ({ blob }) => appendFileSync(blob("model.safetensors"), "x")],
+  ["a blob that is gone", ({ blob }) => v.remove(blob("model.safetensors"))],
+  ["a folder in place of a blob", ({ blob }) => { v.remove(blob("config.json")); mkdirSync(blob("config.json")); writeFileSync(join(blob("config.json"), "x"), "") }],
+  ["a blob that is a link to nothing", ({ blob }) => { v.remove(blob("config.json")); symlinkSync("nowhere", blob("config.json")) }],
+  ["a file that leads outside (PA-09)", ({ snapshot }) => { v.remove(join(snapshot, "config.json")); symlinkSync("/etc/hostname", join(snapshot, "config.json")) }],
+  ["a file that leads to another's blob", ({ snapshot, blob }) => { v.remove(join(snapshot, "config.json")); symlinkSync(join("../../blobs", blob("model.safetensors").split("/").at(-1)!), join(snapshot, "config.json")) }],
+  ["a file that leads to itself", ({ snapshot }) => { v.remove(join(snapshot, "config.json")); symlinkSync("config.json", join(snapshot, "config.json")) }],
+  ["a copy with other bytes", ({ snapshot }) => { v.remove(join(snapshot, "config.json")); writeFileSync(join(snapshot, "config.json"), "{}") }],
+  ["a ref of no commit", ({ repo }) => writeFileSync(join(repo, "refs", "main"), "garbage")],
+  ["a ref of a commit that is not there", ({ repo }) => writeFileSync(join(repo, "refs", "v2"), "c".repeat(40))],
+  ["a list of files that is cut", ({ repo }) => truncateSync(join(repo, "trees", `${COMMIT}.json`), 30)],
+  ["a partial download of a dead process", ({ repo }) => writeFileSync(join(repo, "blobs", `.${"d".repeat(64)}.tmp-999999999-x`), "part")],
+  ["huggingface_hub's, a week old", ({ repo }) => { const p = join(repo, "blobs", `${"d".repeat(64)}.0123abcd.incomplete`); writeFileSync(p, "x"); utimesSync(p, 1, 1) }],
+  ["a lock of a dead process", ({ cache }) => { const p = join(cache, ".locks", "models--owner--model", `${"d".repeat(64)}.pid`); writeFileSync(p, `999999999 ${createHash("sha256").update(hostname()).digest("hex").slice(0, 6)} 1 ${"0".repeat(16)}\n`) }],
+  ["a half made link", ({ snapshot }) => symlinkSync("x", join(snapshot, ".config.json.tmp-999999999-x"))],
+  ["a link in place of a snapshot", ({ snapshot, repo }) => { renameSync(snapshot, join(repo, "moved")); symlinkSync("../moved", snapshot) }],
+] // prettier-ignore
+
+describe("damage (HD-30, G37)", () => {
+  /** Everything below a folder: what it is, its bytes, and when it was changed. */
+  const listing = (folder: string): Map<string, string> =>
+    new Map(
+      readdirSync(folder, { recursive: true, encoding: "utf8" }).map((name) => {
+        const at = join(folder, name)
+        const s = lstatSync(at, { bigint: true })
+        if (s.isSymbolicLink()) return [name, `link ${readlinkSync(at)}`]
+        return [name, s.isFile() ? `${s.ino} ${s.mtimeNs} ${sha256(readFileSync(at))}` : "folder"]
+      }),
+    )
+
+  it.each(DAMAGES)("%s is found and repaired, and no good file is touched", async (name, damage) => {
+    const { files } = serve()
+    serve(v.caseFolder("hf-vit-sharded"), "owner/other")
+    const cache = fresh()
+    const { folder: snapshot } = await downloadModel("owner/model", online(cache))
+    await downloadModel("owner/other", online(cache))
+    const before = listing(cache)
+    const place = repoPlace(cache, "owner/model")
+    const repo = repoIn(cache)
+    const blob = (file: string) => join(repo, "blobs", etagOf(file, files.get(file)!))
+    mkdirSync(join(cache, ".locks", "models--owner--model"), { recursive: true })
+    damage({ cache, repo, snapshot, blob })
+    if (name.startsWith("a link in place")) v.remove(join(repo, "trees"))
+    const damaged = listing(cache)
+
+    const { damages } = await findDamage(place)
+    expect(damages.length).toBeGreaterThan(0)
+    expect(listing(cache)).toEqual(damaged)
+    const offline = await heal(place, hubHttp({ endpoint: hub.url, offline: true }), damages)
+    for (const { error } of offline) if (error) expect(error.code).toBe("E_OFFLINE")
+    const healed = await heal(place, hubHttp({ endpoint: hub.url }), (await findDamage(place)).damages)
+    expect(healed.filter((h) => h.error)).toEqual([])
+    expect((await findDamage(place)).damages).toEqual([])
+
+    const model = await downloadModel("owner/model", online(cache))
+    for (const [file, bytes] of files) expect(readFileSync(join(model.folder, file)).equals(bytes), file).toBe(true)
+    const after = listing(cache)
+    const bad = new Set([...damages.map((d) => d.path), ...(name.includes("link in place") ? [join(repo, "moved"), join(repo, "trees")] : [])])
+    for (const [path, state] of before) {
+      const touched = [...bad].some((b) => join(cache, path).startsWith(b))
+      // The damage itself, its target, and the list that is written anew may differ.
+      if (state !== "folder" && damaged.get(path) === state && !touched) expect(after.get(path), path).toBe(state)
+    }
+  }) // prettier-ignore
+
+  it("that is none is not found: what living processes, Python and copies leave", async () => {
+    const { files } = serve()
+    const cache = fresh()
+    await downloadModel("owner/model", online(cache))
+    const repo = repoIn(cache)
+    writeFileSync(join(repo, "blobs", `${"d".repeat(64)}.0123abcd.incomplete`), "new")
+    writeFileSync(join(cache, ".locks", "models--owner--model", `${"d".repeat(64)}.lock`), "")
+    writeFileSync(join(cache, ".locks", "models--owner--model", `${"e".repeat(64)}.pid`), `${process.pid} ${createHash("sha256").update(hostname()).digest("hex").slice(0, 6)} ${Date.now()} ${"0".repeat(16)}\n`)
+    writeFileSync(join(repo, "refs", "other"), "e".repeat(40))
+    mkdirSync(join(repo, ".no_exist", "e".repeat(40)))
+    const config = join(repo, "snapshots", COMMIT, "config.json")
+    v.remove(config)
+    linkSync(join(repo, "blobs", etagOf("config.json", files.get("config.json")!)), config)
+    mkdirSync(join(cache, "datasets--owner--data", "blobs"), { recursive: true })
+    writeFileSync(join(cache, "datasets--owner--data", "blobs", "d".repeat(64)), "another kind of repo")
+    copyFileSync(join(repo, "refs", "main"), join(cache, "version.txt"))
+    expect(await cachedRepos(cache)).toHaveLength(1)
+    expect((await findDamage(repoPlace(cache, "owner/model"))).damages).toEqual([])
+  }) // prettier-ignore
+})
