@@ -248,7 +248,7 @@ describe.each(CASES)("$name", ({ name, inputs }) => {
     writeFileSync(join(repo, "refs", "main"), commit)
     for (const model of [
       await loadPretrained(copy),
-      await loadPretrained(`owner/${name}`, { cacheDir: at("cache") }),
+      await loadPretrained(`owner/${name}`, { cacheDir: at("cache"), offline: true }),
     ]) {
       expect(model.warnings).toEqual([])
       await sameOutputs(source, model, feeds)

@@ -1,6 +1,7 @@
 /** @file Options of commands over many jobs. */
-import { type Command, InvalidArgumentError } from "commander"
-import { positiveInt, type ModelOptions } from "./output.ts"
+import { positiveInt, type withModel, type ModelOptions } from "./output.ts"
+
+type Command = ReturnType<typeof withModel>
 
 /** Options of every command over many jobs. */
 export interface BatchOptions extends Pick<ModelOptions, "format"> {
@@ -24,8 +25,5 @@ export const withBatch = (command: Command): Command =>
     .option("--queue <url>", "have them done by workers at redis://host:6379 or postgres://user@host/database")
     .option("--cancel", "take what this command had put into the queue out of it")
 
-function wholeNumber(text: string): number {
-  const n = Number(text)
-  if (/^\d+$/.test(text) && Number.isSafeInteger(n)) return n
-  throw new InvalidArgumentError("It must be a whole number of at least 0.")
-}
+/** A whole number of at least 0, for commander. */
+const wholeNumber = (text: string): number => (text === "0" ? 0 : positiveInt(text))

@@ -38,7 +38,9 @@ function translate(path: string, source: string): string {
   done.add(path)
   mkdirSync(dirname(out), { recursive: true })
   writeFileSync(out, ts.transpileModule(source, { compilerOptions: OPTIONS, fileName: path }).outputText)
-  for (const { fileName } of ts.preProcessFile(source).importedFiles) {
+  // What it passes over: export * as name from "...".
+  const named = [...source.matchAll(/^export \* as \w+ from "([^"]+)"/gm)].map((m) => m[1]!)
+  for (const fileName of [...ts.preProcessFile(source).importedFiles.map((f) => f.fileName), ...named]) {
     const imported = resolve(dirname(path), fileName)
     if (fileName.startsWith(".") && existsSync(imported)) translate(imported, readFileSync(imported, "utf8"))
   }

@@ -119,7 +119,9 @@ export async function fakeHub({ large = true, token = undefined as string | unde
     }
     const name = decodeURIComponent(file![3]!)
     const bytes = repo.files.get(name)
-    if (!bytes) return missing("EntryNotFound")
+    if (!bytes) {
+      return text(404, { error: "Entry not found" }, { "x-error-code": "EntryNotFound", "x-repo-commit": commit })
+    }
     const about = { "x-repo-commit": commit, etag: `"${etagOf(name, bytes)}"` }
     if (!isLarge(name) || !large) return ranged(bytes, headers.range, about)
     return {
