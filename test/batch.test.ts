@@ -15,6 +15,7 @@ import { afterAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
 import { loadPretrained } from "../src/hub/load-pretrained.ts"
 import { parseList, parseShard, shardOf } from "../src/jobs/list.ts"
+import { startHub } from "./helpers/hub/index.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, vitPrisma } from "./helpers/batch.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-batch-"))
@@ -120,7 +121,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
       expect(Object.fromEntries(failed.map((m) => [m.output, `${m.code} ${m.attempts} ${m.message}`]))).toEqual({
         "killer-segfault": "E_WORKER_CRASH 2 the job's process was ended by SIGSEGV",
         "killer-exit": "E_WORKER_CRASH 2 the job's process ended with exit code 3",
-        "killer-hang": "E_WORKER_CRASH 2 the job did not end within 3 s and was stopped",
+        "killer-hang": "E_WORKER_CRASH 1 the job did not end within 3 s and was stopped",
         // The first process had had other jobs, which might have been at fault.
         "killer-memory": expect.stringMatching(
           /^E_MEMORY_BUDGET 2 the job held \d+ MiB of memory, it may hold 512, /,
@@ -222,6 +223,46 @@ describe("what is done again", () => {
     writeFileSync(record, JSON.stringify(begun))
     await convert("--certify", "--hooks", "*.hook_z", "--force")
     expect(states()).toBe("already already done")
+  })
+})
+
+describe("models on a Hub", () => {
+  it("are fetched once, and done again when their branch moves on, unless the list names a commit", async () => {
+    const hub = await startHub({ root: at("hub") })
+    try {
+      const files = (n: number) => ({
+        "config.json": readFileSync(join(makeModel(at(`hub-${n}`), n), "config.json")),
+        "model.safetensors": readFileSync(at(`hub-${n}`, "model.safetensors")),
+      })
+      hub.addRepo("lab/moves", files(1))
+      hub.addRepo("lab/stays", files(2))
+      const commit = hub.refs("lab/stays").branches["main"]!
+      writeFileSync(at("hub.txt"), `lab/moves\nlab/stays@${commit}\nlab/nowhere\nnot an/id\n`)
+      const env = { HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "0", HF_HUB_CACHE: at("cache"), HF_TOKEN: "" }
+      const run = async () => {
+        await vitPrisma(["convert", "--from", at("hub.txt"), "--out", at("hub-out"), "--jobs", "2"], { env })
+        return readReport(at("hub-out")).models.map(({ output, state, code }) => [output, code ?? state])
+      }
+      const bad = [["lab--nowhere", "E_HUB_NOT_FOUND"], ["not-an--id", "E_REPO_ID"]] // prettier-ignore
+      expect(await run()).toEqual([["lab--moves", "done"], [`lab--stays--${commit}`, "done"], ...bad])
+      const weights = () =>
+        hub.requests.filter(({ path, sent }) => /blobs|safetensors/.test(path) && sent > 50_000).length
+      const fetched = weights()
+      expect(fetched).toBeGreaterThan(0)
+      hub.addRepo("lab/moves", files(3))
+      hub.addRepo("lab/stays", files(4))
+      expect(await run()).toEqual([["lab--moves", "done"], [`lab--stays--${commit}`, "already"], ...bad])
+      expect(weights()).toBe(fetched + 1)
+      for (const [name, n] of [
+        ["lab--moves", 3],
+        [`lab--stays--${commit}`, 2],
+      ] as const) {
+        // prettier-ignore
+        expect(readFileSync(at("hub-out", name, "model.safetensors"))).toEqual(files(n)["model.safetensors"])
+      }
+    } finally {
+      await hub.close()
+    }
   })
 })
 

@@ -84,7 +84,9 @@ export function isolated(module: URL, { maxOldSpaceMb }: ProcessLimits = {}): Is
     const { timeoutMs } = job.options
     clearTimeout(job.timer)
     if (timeoutMs === undefined) return
-    job.timer = setTimeout(() => stop(crash(`job did not end within ${timeoutMs / 1000} s and was stopped`)), timeoutMs)
+    // Another attempt would most likely take as long.
+    const late = crash(`job did not end within ${timeoutMs / 1000} s and was stopped`, false)
+    job.timer = setTimeout(() => stop(late), timeoutMs)
   }
   const send = (message: string) => child.send(message, (error) => error && stop())
   const grant = async (job: Asked, bytes: number) => {

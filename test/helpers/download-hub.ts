@@ -5,7 +5,13 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net"
 import { join } from "node:path"
 
-export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex")
+const known = new WeakMap<Uint8Array, string>()
+/** Of arrays that are not changed afterwards. */
+export function sha256(bytes: Uint8Array): string {
+  const hash = known.get(bytes) ?? createHash("sha256").update(bytes).digest("hex")
+  known.set(bytes, hash)
+  return hash
+}
 export const gitSha1 = (bytes: Uint8Array): string =>
   createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex")
 

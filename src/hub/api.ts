@@ -1,0 +1,116 @@
+/** @file What pushing asks of a Hub about accounts, repos and refs, each answer checked (https://huggingface.co/docs/hub/api). */
+import { fail, PrismaError } from "../errors.ts"
+import { quote } from "../tensor/quote.ts"
+import { isCommit } from "./cache.ts"
+import { hubUrl, segments, type HubHttp } from "./http.ts"
+import { plainUrl } from "./redirects.ts"
+
+export const record = (value: unknown): Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
+
+export const posted = (body: unknown): { method: "POST"; body: string; headers: Record<string, string> } => ({
+  method: "POST",
+  body: JSON.stringify(body),
+  headers: { "content-type": "application/json" },
+})
+
+export const apiUrl = ({ endpoint }: HubHttp, repo: string, ...rest: readonly string[]): string =>
+  hubUrl(endpoint, "api", "models", ...segments(repo), ...rest)
+
+export function protocol(url: string, repo: string, what: string): never {
+  const place = { url: plainUrl(url), repo }
+  return fail("E_HUB_PROTOCOL", `${place.url}: ${what}; check that HF_ENDPOINT is a Hub`, place)
+}
+
+export interface Account {
+  readonly name: string
+  /** What its token may do: "read", "write", "fineGrained". */
+  readonly role: string
+}
+
+/** Whose token it is. Errors: E_HUB_AUTH (none, refused); those of the Hub. */
+export async function account(http: HubHttp, signal?: AbortSignal): Promise<Account> {
+  if (!http.authorized) {
+    fail(
+      "E_HUB_AUTH",
+      `${http.endpoint}: pushing wants a token that may write; give one by HF_TOKEN or "hf auth login"`,
+    )
+  }
+  const { name, auth } = record(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), { ...(signal && { signal }) })) // prettier-ignore
+  const { role } = record(record(auth)["accessToken"])
+  if (typeof name !== "string") return protocol(hubUrl(http.endpoint, "api", "whoami-v2"), "", "names no account")
+  return { name, role: typeof role === "string" ? role : "" }
+}
+
+export interface RepoInfo {
+  /** Its name now, where it was renamed. */
+  readonly repo: string
+  readonly isPrivate: boolean
+}
+
+/** A model repo; undefined where there is none that this account may see. */
+export async function repoInfo(http: HubHttp, repo: string, signal?: AbortSignal): Promise<RepoInfo | undefined> {
+  const url = apiUrl(http, repo)
+  const answer = await http.json(url, { repo, ...(signal && { signal }) }).catch((error: unknown) => {
+    if (error instanceof PrismaError && error.code === "E_HUB_NOT_FOUND") return undefined
+    throw error
+  })
+  if (answer === undefined) return undefined
+  const { id, private: isPrivate } = record(answer)
+  if (typeof id !== "string") return protocol(url, repo, `names no repo, got id ${quote(JSON.stringify(id) ?? "none")}`)
+  return { repo: id, isPrivate: isPrivate === true }
+}
+
+/** Make a model repo. Errors: E_HUB_CONFLICT where another type of repo has its name; E_HUB_AUTH; those of the Hub. */
+export async function createRepo(http: HubHttp, repo: string, isPrivate: boolean, signal?: AbortSignal): Promise<void> {
+  const [organization, name] = repo.split("/")
+  const body = { name, organization, type: "model", visibility: isPrivate ? "private" : "public" }
+  try {
+    await http.json(hubUrl(http.endpoint, "api", "repos", "create"), {
+      ...posted(body),
+      repo,
+      ...(signal && { signal }),
+    })
+  } catch (error) {
+    if (!(error instanceof PrismaError && error.code === "E_HUB_CONFLICT")) throw error
+    // An answer that was lost, or another process that was quicker, made the very repo.
+    if (await repoInfo(http, repo, signal)) return
+    const what = "the name is taken by a dataset or space; choose another"
+    fail("E_HUB_CONFLICT", `${repo}: ${what}`, { repo, cause: error })
+  }
+}
+
+/** The commits that branches and tags mean. */
+export interface Refs {
+  readonly branches: ReadonlyMap<string, string>
+  readonly tags: ReadonlyMap<string, string>
+}
+
+export async function refsOf(http: HubHttp, repo: string, signal?: AbortSignal): Promise<Refs> {
+  const url = apiUrl(http, repo, "refs")
+  const { branches, tags } = record(await http.json(url, { repo, ...(signal && { signal }) }))
+  const named = (list: unknown): ReadonlyMap<string, string> => {
+    if (!Array.isArray(list)) return protocol(url, repo, "lists no refs")
+    return new Map(
+      list.map((entry) => {
+        const { name, targetCommit } = record(entry)
+        const isRef = typeof name === "string" && typeof targetCommit === "string" && isCommit(targetCommit)
+        return isRef ? ([name, targetCommit] as const) : protocol(url, repo, "lists a ref without its commit")
+      }),
+    )
+  }
+  return { branches: named(branches), tags: named(tags) }
+}
+
+/** Make a branch that begins at a revision; one that is there already stays as it is. */
+export async function createBranch(http: HubHttp, repo: string, branch: string, from: string): Promise<void> {
+  await http.request(apiUrl(http, repo, "branch", branch), { ...posted({ startingPoint: from }), repo, accept: [409] })
+}
+
+/** Let a tag mean this commit, whatever it meant before. */
+export async function setTag(http: HubHttp, repo: string, tag: string, commit: string, before?: string): Promise<void> {
+  if (before !== undefined) {
+    await http.request(apiUrl(http, repo, "tag", tag), { method: "DELETE", repo, accept: [404] })
+  }
+  await http.request(apiUrl(http, repo, "tag", commit), { ...posted({ tag }), repo, accept: [409] })
+}
