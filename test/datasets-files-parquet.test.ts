@@ -1,4 +1,5 @@
 /** @file Parquet image datasets, written by pyarrow: against Pillow's pixels, damaged files, and files that never end. */
+import { spawnSync } from "node:child_process"
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
@@ -7,6 +8,7 @@ import { afterAll, describe, expect, it } from "vitest"
 import type * as Loader from "../src/datasets/loader.ts"
 import type * as Parquet from "../src/datasets/parquet.ts"
 import type * as Open from "../src/datasets/open.ts"
+import type * as Carriers from "../src/datasets/carrier.ts"
 import type * as ThreadModule from "../src/datasets/thread.ts"
 import { root } from "./helpers/cli.ts"
 
@@ -16,6 +18,7 @@ const built = (name: string): Promise<unknown> =>
 const { parquetDataset, parquetSplits } = (await built("parquet")) as typeof Parquet
 const { batches, order } = (await built("loader")) as typeof Loader
 const { openDataset } = (await built("open")) as typeof Open
+const carriers = (await built("carrier")) as typeof Carriers
 const { startThread } = (await built("thread")) as typeof ThreadModule
 
 const fixtures = resolve(import.meta.dirname, "fixtures/datasets")
@@ -172,7 +175,7 @@ describe("parquet files that are not as they should be", () => {
   })
 
   it("a file that hyparquet never ends to read is given up, and the next is read", async () => {
-    const reader = startThread(new URL("dist/src/datasets/parquet-thread.js", pathToFileURL(`${root}/`)), {
+    const reader = startThread(new URL("dist/src/datasets/parquet-process.js", pathToFileURL(`${root}/`)), {
       limitMs: 1000,
     })
     const open = (name: string) => reader.ask({ kind: "open", file: fixture(name), image: "image", label: "label" })
@@ -253,7 +256,11 @@ describe("folders of parquet files", () => {
   })
 })
 
-describe("a thread", () => {
+describe.each([
+  ["a thread", "inThread"],
+  ["a process", "inProcess"],
+] as const)("%s", (what, name) => {
+  const carry = carriers[name]
   const script = (source: string): URL => {
     const path = join(scratch, `thread-${made++}.mjs`)
     writeFileSync(
@@ -266,36 +273,68 @@ describe("a thread", () => {
     if (x === "hang") for (;;);
     if (x === "exit") process.exit(3)
     if (x === "heap") for (const all = []; ; ) all.push(Array(1000).fill(Math.random()))
+    if (x === "array") Array(2 ** 27).fill(0.5)
+    if (x === "kill") process.kill(process.pid, "SIGKILL")
     if (x === "throw") throw new TypeError("x is not y")
     if (x === "slow") Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100)
-    return [{ x, bytes: new Uint8Array([x.length]) }, []]
+    return [{ x, bytes: new Uint8Array([x.length]), ends: new Float64Array(x === "big" ? 1e6 : 1) }, []]
   })`
 
   it("fails the one request that hangs, throws or ends it, and answers the others in order", async () => {
-    const thread = startThread(script(HANDLER), { limitMs: 500, heapMiB: 32 })
-    const asked = ["a", "hang", "bb", "exit", "throw", "ccc", "heap", "dddd"]
-    const got = await Promise.allSettled(asked.map((x) => thread.ask<{ x: string; bytes: Uint8Array }>(x)))
+    const thread = startThread(script(HANDLER), { carry, limitMs: 800, heapMiB: 32 })
+    // A single array beyond the heap, or a signal, would end this process too if it were a thread that has them.
+    const worse = name === "inProcess" ? ["array", "kill"] : []
+    const asked = ["a", "hang", "bb", "exit", "throw", "ccc", "heap", ...worse, "big", "dddd"]
+    const got = await Promise.allSettled(
+      asked.map((x) => thread.ask<{ x: string; bytes: Uint8Array; ends: Float64Array }>(x)),
+    )
     expect(
-      got.map((g) => (g.status === "fulfilled" ? [g.value.x, g.value.bytes[0]] : (g.reason as Error).message)),
+      got.map((g) =>
+        g.status === "fulfilled" ? [g.value.x, g.value.bytes[0], g.value.ends.length] : (g.reason as Error).message,
+      ),
     ).toEqual([
-      ["a", 1],
+      ["a", 1, 1],
       "dataset thread: took too long",
-      ["bb", 2],
+      ["bb", 2, 1],
       "dataset thread: ended with exit code 3",
       "dataset thread: threw TypeError: x is not y",
-      ["ccc", 3],
+      ["ccc", 3, 1],
       expect.stringContaining("memory"),
-      ["dddd", 4],
+      ...worse.map((x) => expect.stringContaining(x === "array" ? "ran out of memory" : "SIGKILL")),
+      ["big", 3, 1_000_000],
+      ["dddd", 4, 1],
     ])
     thread.end()
   })
 
   it("is not taken to hang when its answer came while the main thread was busy", async () => {
-    const thread = startThread(script(HANDLER), { limitMs: 500 })
+    const thread = startThread(script(HANDLER), { carry, limitMs: 500 })
     await thread.ask("warm")
     const answer = thread.ask<{ x: string }>("slow")
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 700)
     expect((await answer).x).toBe("slow")
     thread.end()
+  })
+
+  it("keeps no process alive, and does not outlive the one that asked", async () => {
+    const dist = (file: string) => JSON.stringify(pathToFileURL(join(root, "dist/src/datasets", file)).href)
+    const asker = join(scratch, `asker-${name}.mjs`)
+    const module = script(HANDLER.replace("{ x,", "{ x, pid: process.pid,"))
+    writeFileSync(
+      asker,
+      `import { ${name} } from ${dist("carrier.js")}
+       import { startThread } from ${dist("thread.js")}
+       const thread = startThread(new URL(${JSON.stringify(module.href)}), { carry: ${name} })
+       console.log((await thread.ask("a")).pid)
+       if (process.argv[2] === "die") process.kill(process.pid, "SIGKILL")`,
+    )
+    for (const [arg, ended] of [
+      ["", 0],
+      ["die", null],
+    ] as const) {
+      const { status, stdout } = spawnSync(process.execPath, [asker, arg], { encoding: "utf8", timeout: 20_000 })
+      expect([what, status]).toEqual([what, ended])
+      await expect.poll(() => existsSync(`/proc/${stdout.trim()}/cmdline`), { timeout: 5000 }).toBe(false)
+    }
   })
 })

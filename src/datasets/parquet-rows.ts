@@ -1,6 +1,8 @@
-/** @file Rows of parquet files, decoded in a thread that is ended after 8 s: on some damaged files hyparquet never ends. */
+/** @file Rows of parquet files, decoded in a process that is ended after 8 s: on damaged files hyparquet may never end, or
+ * make arrays that end the process it runs in. */
 import { extname } from "node:path"
 import { PrismaError } from "../errors.ts"
+import { inProcess } from "./carrier.ts"
 import { startThread, type Thread } from "./thread.ts"
 
 /** A row group of one file: rows [start, end) of it. */
@@ -42,13 +44,13 @@ export type ParquetRequest =
 /** A bad data set may take 10 s in all; a good row group of 128 MiB takes 0.3 s. */
 const LIMIT_MS = 8000
 
-/** Heap of the thread; bytes of images are not on it. */
+/** Heap of the reading process; bytes of images are not on it. */
 const HEAP_MIB = 512
 
 /** Bytes of row groups that are kept: somewhat more than the loader shuffles among. */
 const KEPT = 160 * 2 ** 20
 
-const DECODER = new URL(`./parquet-thread${extname(import.meta.url)}`, import.meta.url)
+const DECODER = new URL(`./parquet-process${extname(import.meta.url)}`, import.meta.url)
 
 function lost(request: unknown, late: boolean, what: string): PrismaError {
   const { file } = request as ParquetRequest
@@ -57,13 +59,14 @@ function lost(request: unknown, late: boolean, what: string): PrismaError {
     ? new PrismaError("E_PARQUET_TIMEOUT", `${file}: reading it took longer than ${LIMIT_MS / 1000} s; ${advice}`, {
         file,
       })
-    : new PrismaError("E_PARQUET", `${file}: reading it ended its thread (${what}); ${advice}`, { file })
+    : new PrismaError("E_PARQUET", `${file}: reading it ended its process (${what}); ${advice}`, { file })
 }
 
-/** One thread reads all parquet files of a process, or of a thread of the loader. */
+/** One process, which a file that is made to exhaust memory may end, reads all parquet files of this one or of a thread of
+ * the loader. */
 let thread: Thread | undefined
 const ask = <T>(request: ParquetRequest): Promise<T> =>
-  (thread ??= startThread(DECODER, { limitMs: LIMIT_MS, heapMiB: HEAP_MIB, lost })).ask<T>(request)
+  (thread ??= startThread(DECODER, { carry: inProcess, limitMs: LIMIT_MS, heapMiB: HEAP_MIB, lost })).ask<T>(request)
 
 /** Schema, row groups, labels and classes of a file. Errors: E_PARQUET, E_PARQUET_TIMEOUT, E_DATASET_SCHEMA for columns
  * that are not as expected, E_NOT_A_FILE, E_IO. */

@@ -1,4 +1,4 @@
-/** @file The thread in which parquet files are read; the only import of hyparquet (https://parquet.apache.org/docs/file-format). */
+/** @file The process in which parquet files are read; the only import of hyparquet (https://parquet.apache.org/docs/file-format). */
 import {
   type AsyncBuffer,
   type ColumnMetaData,
