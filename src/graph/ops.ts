@@ -137,7 +137,10 @@ export function concat(values: readonly Value[], axis: number): Value {
   return new Value("Concat", values, { axis }, first.shape.with(axis, total), first.dtype)
 }
 
-/** Elements start..end along one axis; an `end` that is a name is bound when the graph runs. */
+/**
+ * Elements start..end along one axis; an `end` that is a name is bound when the graph runs. What lies in one part of a
+ * Concat is taken from that part.
+ */
 export function slice(x: Value, axis: number, start: number, end: Dim): Value {
   const size = x.shape[axis]
   const inside = typeof end === "string" || typeof size === "string" || (size !== undefined && end <= size)
@@ -145,6 +148,14 @@ export function slice(x: Value, axis: number, start: number, end: Dim): Value {
     fail("E_INPUT", `slice: ${start}..${end} is outside axis ${axis} of ${show(x.shape)}`)
   }
   if (start === 0 && end === size) return x
+  if (is(x, "Concat") && x.attrs.axis === axis && typeof end === "number") {
+    let before = 0
+    for (const part of x.inputs) {
+      const after = before + (part.shape[axis] as number)
+      if (before <= start && end <= after) return slice(part, axis, start - before, end - before)
+      before = after
+    }
+  }
   const length = typeof end === "number" ? end - start : start === 0 ? end : fail("E_INPUT", `slice: ${start}..${end}`)
   return new Value("Slice", [x], { axis, start, end }, x.shape.with(axis, length), x.dtype)
 }

@@ -1,9 +1,9 @@
 /** @file One training step as one graph: forward, loss, gradients, clipping by their norm, optimizer. */
 import { grad } from "../autodiff/grad.ts"
 import type { Values } from "../graph/emit.ts"
-import { add, div, input, mul, relu, scalar, sqrt, sub, sum } from "../graph/ops.ts"
+import { add, concat, div, input, mul, relu, scalar, sqrt, sub, sum } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
-import { flatValue, type Layout } from "./layout.ts"
+import { pieceValues, type Layout } from "./layout.ts"
 import { OPTIMIZERS, type OptimizerOptions } from "./optimizers.ts"
 
 export interface StepOptions extends OptimizerOptions {
@@ -23,7 +23,7 @@ export interface Objective {
   readonly metrics: Values
 }
 
-/** Inputs and outputs of a compiled step; names of what is carried are the same on both sides. */
+/** Inputs and outputs of a compiled step; what is carried has the same names on both sides, "w.0" for the first piece of "w". */
 export interface StepGraph {
   readonly inputs: Values
   readonly outputs: Values
@@ -42,33 +42,39 @@ export interface Step {
 export function trainingStep(at: Layout, objective: (flat: Value) => Objective, options: StepOptions): Step {
   const { accumulation = 1, emaDecay, maxGradNorm } = options
   const rule = OPTIMIZERS[options.optimizer]
-  const w = flatValue(at, "w")
-  const { inputs, loss, metrics } = objective(w)
-  const [gradient] = grad(loss, [w]) as [Value]
-  const share = accumulation > 1 ? mul(gradient, scalar(1 / accumulation)) : gradient
-
-  const gathered = flatValue(at, "g")
-  const total = accumulation > 1 ? add(gathered, share) : share
-  const square = mul(total, total)
-  const norm = sqrt(sum(square, [0]))
+  const stateNames = rule.state(options)
+  const inOf = (name: string) => pieceValues(at, name)
+  const [w, gathered, ema] = [inOf("w"), inOf("g"), inOf("ema")]
+  const state = stateNames.map((name) => inOf(name))
+  const { inputs, loss, metrics } = objective(concat(Object.values(w), 0))
+  const gradients = grad(loss, Object.values(w)).map((g) => (accumulation > 1 ? mul(g, scalar(1 / accumulation)) : g))
+  const totals = gradients.map((g, i) => (accumulation > 1 ? add(gathered[`g.${i}`]!, g) : g))
+  const squares = totals.map((g) => mul(g, g))
+  const norm = sqrt(squares.map((s) => sum(s, [0])).reduce(add))
   const scale = maxGradNorm === undefined ? undefined : clipping(norm, maxGradNorm)
 
-  const state = Object.fromEntries(rule.state(options).map((name) => [name, flatValue(at, name)]))
   const hyper = Object.fromEntries(Object.keys(rule.hyper(options, 0, 1)).map((name) => [name, input(name, [])]))
-  const next = rule.update(options, hyper, w, { g: total, square, scale }, state)
-  const ema = flatValue(at, "ema")
-  const averaged =
-    emaDecay === undefined ? {} : { ema: add(mul(ema, scalar(emaDecay)), mul(next.w, scalar(1 - emaDecay))) }
+  const next: Record<string, Value> = {}
+  for (const [i, g] of totals.entries()) {
+    const mine = Object.fromEntries(stateNames.map((name, n) => [name, state[n]![`${name}.${i}`]!]))
+    const made = rule.update(options, hyper, w[`w.${i}`]!, { g, square: squares[i]!, scale }, mine)
+    for (const [name, value] of Object.entries({ w: made.w, ...made.state })) next[`${name}.${i}`] = value
+    if (emaDecay === undefined) continue
+    next[`ema.${i}`] = add(mul(ema[`ema.${i}`]!, scalar(emaDecay)), mul(made.w, scalar(1 - emaDecay)))
+  }
 
   const report = { loss, ...metrics }
-  const carriedIn = { w, ...state, ...(emaDecay !== undefined && { ema }) }
+  const carriedIn = Object.assign({}, w, ...state, emaDecay === undefined ? {} : ema) as Values
   return {
     layout: at,
-    carried: [...Object.keys(carriedIn), ...(accumulation > 1 ? ["g"] : [])],
-    accumulate: { inputs: { ...inputs, w, g: gathered }, outputs: { ...report, g: total } },
+    carried: ["w", ...stateNames, ...(emaDecay === undefined ? [] : ["ema"]), ...(accumulation > 1 ? ["g"] : [])],
+    accumulate: {
+      inputs: { ...inputs, ...w, ...gathered },
+      outputs: { ...report, ...Object.fromEntries(totals.map((g, i) => [`g.${i}`, g])) },
+    },
     apply: {
-      inputs: { ...inputs, ...carriedIn, ...hyper, ...(accumulation > 1 && { g: gathered }) },
-      outputs: { ...report, gradNorm: norm, w: next.w, ...next.state, ...averaged },
+      inputs: { ...inputs, ...carriedIn, ...hyper, ...(accumulation > 1 && gathered) },
+      outputs: { ...report, gradNorm: norm, ...next },
     },
   }
 }

@@ -30,10 +30,23 @@ const one = (value: number): Tensor => tensor("float32", [], Float32Array.of(val
 /** Starts from weights `w`, or from all vectors of an earlier run. */
 export function stepper(runtime: Runtime, step: Step, options: StepOptions, start: Vectors): Stepper {
   const { accumulation = 1, optimizer } = options
-  const zeros = (name: string) => (name === "ema" ? start["w"]!.slice() : new Float32Array(step.layout.size))
+  const { pieces, size } = step.layout
+  const first = (name: string) => start[name] ?? (name === "ema" ? start["w"]! : new Float32Array(size))
   // Gradients are gathered anew in each step.
   const kept = step.carried.filter((name) => name !== "g")
-  let vectors: Vectors = Object.fromEntries(kept.map((name) => [name, start[name] ?? zeros(name)]))
+  let carried = Object.assign({}, ...kept.map((name) => cut(name, first(name)))) as Vectors
+  let joined: Readonly<Vectors> | undefined
+
+  function cut(name: string, data: Float32Array): Vectors {
+    return Object.fromEntries(pieces.map(([from, to], i) => [`${name}.${i}`, data.subarray(from, to)]))
+  }
+
+  function join(name: string): Float32Array {
+    if (pieces.length === 1) return carried[`${name}.0`]!
+    const whole = new Float32Array(size)
+    for (const [i, [from]] of pieces.entries()) whole.set(carried[`${name}.${i}`]!, from)
+    return whole
+  }
 
   async function run({ inputs, outputs }: StepGraph, carried: Readonly<Vectors>, given: Feeds) {
     const vectorFeeds = Object.fromEntries(Object.entries(carried).map(([name, data]) => [name, vector(data)]))
@@ -47,26 +60,27 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
 
   return {
     get vectors() {
-      return vectors
+      return (joined ??= Object.fromEntries(kept.map((name) => [name, join(name)])))
     },
     async step(batches, lr, t, signal) {
       if (batches.length !== accumulation)
         fail("E_INPUT", `step ${t}: expected ${accumulation} batches, got ${batches.length}`)
       const hyper = Object.entries(OPTIMIZERS[optimizer].hyper(options, lr, t)).map(([name, x]) => [name, one(x)])
       const fed = Object.fromEntries(hyper) as Feeds
-      let carried: Vectors = { ...vectors, ...(accumulation > 1 && { g: new Float32Array(step.layout.size) }) }
+      let next: Vectors = { ...carried, ...(accumulation > 1 && cut("g", new Float32Array(size))) }
       const reports: Report[] = []
       for (const [i, batch] of batches.entries()) {
         if (i && signal?.aborted)
           fail("E_INTERRUPTED", `step ${t} was interrupted after ${i} of ${accumulation} batches`)
         const last = i === accumulation - 1
-        const made = await run(last ? step.apply : step.accumulate, carried, last ? { ...batch, ...fed } : batch)
-        carried = made.carried
+        const made = await run(last ? step.apply : step.accumulate, next, last ? { ...batch, ...fed } : batch)
+        next = made.carried
         reports.push(made.report)
       }
       const report = averaged(reports)
       if (Number.isFinite(report["loss"]) && Number.isFinite(report["gradNorm"])) {
-        vectors = Object.fromEntries(kept.map((name) => [name, carried[name]!]))
+        carried = Object.fromEntries(Object.keys(carried).map((name) => [name, next[name]!]))
+        joined = undefined
       }
       return report
     },
