@@ -405,6 +405,18 @@ describe("a real server", () => {
     expect(await reading(http.request(`${endpoint}/all`, { maxBytes: 1000 }))).toHaveProperty("byteLength", 1000)
   })
 
+  it("whose body comes no further ends with the caller's signal, also where fetch does not see to it", async () => {
+    const silent = (() => Promise.resolve(new Response(new ReadableStream()))) as typeof fetch
+    const http = hubHttp({ endpoint: HUB, send: silent })
+    const stop = new AbortController()
+    const response = await http.request(`${HUB}/x`, { signal: stop.signal })
+    const body = thrown(response.text())
+    stop.abort()
+    expect((await body).code).toBe("E_INTERRUPTED")
+    const early = await http.request(`${HUB}/x`, { signal: stop.signal })
+    expect((await thrown(early.text())).code).toBe("E_INTERRUPTED")
+  })
+
   it("gets a Blob as it is, with its length, and no second time after a redirect", async () => {
     const got: [string | undefined, number][] = []
     const endpoint = await serve((request, response) => {

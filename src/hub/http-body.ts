@@ -1,7 +1,7 @@
 /** @file Bodies on their way, watched: one that stands still, or grows beyond what was agreed, ends as an error. */
 import { PrismaError } from "../errors.ts"
 import type { Clock } from "./clock.ts"
-import { networkError, type Asked } from "./http-errors.ts"
+import { interrupted, networkError, type Asked } from "./http-errors.ts"
 import { plainUrl } from "./redirects.ts"
 
 /** Bytes a second that a transfer must have; less for two windows of half the stall time is a dead one. */
@@ -13,6 +13,8 @@ export interface Watch {
   /** Milliseconds without a byte. */
   readonly stall: number
   readonly maxBytes: number
+  /** Ends the body too. Node's fetch forgets to where the Response itself is no longer held (nodejs/undici, WeakRef in fetch). */
+  readonly signal?: AbortSignal | null | undefined
 }
 
 export const timeout = ({ url, repo }: Asked, ms: number, what: string): PrismaError =>
@@ -33,7 +35,7 @@ export function watched(response: Response, watch: Watch): Response {
 }
 
 function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): ReadableStream<Uint8Array> {
-  const { asked, clock, stall, maxBytes } = watch
+  const { asked, clock, stall, maxBytes, signal } = watch
   const reader = body.getReader()
   let total = 0
   // Only time spent waiting for the server counts: a slow disk is not its fault.
@@ -53,14 +55,18 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
           reader.cancel(error).catch(() => {})
         }
         const began = clock.now()
-        let stalled = false
-        const cancel = clock.after(stall, () => {
-          stalled = true
-          end(timeout(asked, stall, "no byte came"))
-        })
+        let over = false
+        const stop = (error: PrismaError) => {
+          over = true
+          end(error)
+        }
+        const onAbort = () => stop(interrupted(signal!, asked))
+        if (signal?.aborted) return onAbort()
+        const cancel = clock.after(stall, () => stop(timeout(asked, stall, "no byte came")))
+        signal?.addEventListener("abort", onAbort)
         try {
           const { done, value } = await reader.read()
-          if (stalled) return
+          if (over) return
           if (done) return controller.close()
           total += value.length
           rate(clock.now() - began, value.length)
@@ -77,9 +83,10 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
           if (slowWindows >= 2) return end(timeout(asked, stall, `less than ${SLOWEST} bytes a second came`))
           controller.enqueue(value)
         } catch (error) {
-          if (!stalled) controller.error(networkError(error, asked))
+          if (!over) controller.error(networkError(error, asked))
         } finally {
           cancel()
+          signal?.removeEventListener("abort", onAbort)
         }
       },
       cancel: (reason) => reader.cancel(reason),
