@@ -144,7 +144,7 @@ describe("an answer that is none", () => {
     ["a cloud's metadata (HD-18)", CONFIG, { redirect: "http://169.254.169.254/latest/meta-data" }],
     ["plain http elsewhere (HD-18)", CONFIG, { redirect: "http://hub.example/config.json" }],
   ])("%s is E_HUB_PROTOCOL, asked for once, and leaves nothing", async (_, on, effect) => {
-    serve()
+    const { tree } = serve()
     hub.fault({ on, times: Infinity, do: effect })
     const cache = fresh()
     const error = await thrown(get(cache))
@@ -152,7 +152,9 @@ describe("an answer that is none", () => {
     expect(error.message).toContain(hub.url.slice(0, 16))
     expect(asked(on)).toHaveLength(1)
     expect(existsSync(join(repoIn(cache, ID), "refs"))).toBe(false)
-    expect(leftIn(cache)).toEqual([])
+    // Weights that came meanwhile may wait for the next time.
+    const begun = on === STORE ? "none" : tree[WEIGHTS]!.lfs!.oid
+    expect(leftIn(cache).filter((name) => !name.includes(begun))).toEqual([])
   })
 
   it("a 403 of the store is no fault of the token", async () => {

@@ -377,6 +377,7 @@ describe("a real server", () => {
 
   it.each<[string, (response: ServerResponse) => void, number]>([
     ["stands still after a byte", (r) => r.write("x"), 45_000],
+    ["comes byte by byte, each just before half the time is over", (r) => { const t = setInterval(() => r.write("x"), 29); r.on("close", () => clearInterval(t)) }, 45_000],
     ["drips", (r) => { const t = setInterval(() => r.write("x"), 5); r.on("close", () => clearInterval(t)) }, 45_000],
   ])("whose body %s is given up in 45 s", async (_, body, limit) => {
     const endpoint = await serve((__, response) => {

@@ -4,8 +4,11 @@ import type { Clock } from "./clock.ts"
 import { interrupted, networkError, type Asked } from "./http-errors.ts"
 import { plainUrl } from "./redirects.ts"
 
-/** Bytes a second that a transfer must have; less for two windows of half the stall time is a dead one. */
+/** Bytes a second that a transfer must have; less for the stall time, by windows of half of it, is a dead one. */
 const SLOWEST = 1000
+const TOO_SLOW = `less than ${SLOWEST} bytes a second came`
+/** Stall times after which a slow one is dead at the latest, wherever its windows end: three tries take less than two minutes. */
+const LATEST = 1.25
 
 export interface Watch {
   readonly asked: Asked
@@ -40,13 +43,16 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
   let total = 0
   // Only time spent waiting for the server counts: a slow disk is not its fault.
   let window = { waited: 0, bytes: 0 }
-  let slowWindows = 0
+  let slowFor = 0
+  const isSlow = () => window.bytes * 1000 < SLOWEST * window.waited
   const rate = (ms: number, n: number) => {
     window = { waited: window.waited + ms, bytes: window.bytes + n }
     if (window.waited < stall / 2) return
-    slowWindows = window.bytes * 1000 < SLOWEST * window.waited ? slowWindows + 1 : 0
+    slowFor = isSlow() ? slowFor + window.waited : 0
     window = { waited: 0, bytes: 0 }
   }
+  /** Milliseconds that the next byte may take. */
+  const patience = () => Math.min(stall, LATEST * stall - slowFor - (isSlow() ? window.waited : 0))
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -62,7 +68,9 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
         }
         const onAbort = () => stop(interrupted(signal!, asked))
         if (signal?.aborted) return onAbort()
-        const cancel = clock.after(stall, () => stop(timeout(asked, stall, "no byte came")))
+        const ms = patience()
+        const what = ms < stall ? TOO_SLOW : "no byte came"
+        const cancel = clock.after(ms, () => stop(timeout(asked, stall, what)))
         signal?.addEventListener("abort", onAbort)
         try {
           const { done, value } = await reader.read()
@@ -80,7 +88,7 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
               }),
             )
           }
-          if (slowWindows >= 2) return end(timeout(asked, stall, `less than ${SLOWEST} bytes a second came`))
+          if (slowFor >= stall) return end(timeout(asked, stall, TOO_SLOW))
           controller.enqueue(value)
         } catch (error) {
           if (!over) controller.error(networkError(error, asked))
