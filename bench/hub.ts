@@ -1,20 +1,24 @@
-/** @file Figures of docs/hub.md: `node dist/bench/hub.js integrity|speed|stress|python|offline`, after `npm run build` and
- * `npx tsc -p bench/tsconfig.json`. `python` wants the path of a python with huggingface_hub as its argument. */
+/** @file Figures of docs/hub.md: `node dist/bench/hub.js NAME`, after `npm run build` and `npx tsc -p bench/tsconfig.json`; without
+ * a name it lists what there is. `python` wants the path of a python with huggingface_hub as its argument. */
 import { execFile, fork } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
+import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import { PrismaError } from "../src/errors.ts"
+import { convertModel } from "../src/export/convert.ts"
 import { downloadModel } from "../src/hub/download.ts"
 import { hubHttp } from "../src/hub/http.ts"
 import { float32, loadPretrained } from "../src/index.ts"
 import { fakeHub, gitSha1, repoOf, sha256, type FakeHub } from "../test/helpers/download-hub.ts"
 import { fakeClock } from "../test/helpers/fake-clock.ts"
+import { startHub, type Effect } from "../test/helpers/hub/index.ts"
 
 const REFERENCE = "test/fixtures/reference"
+const DEMO = "test/fixtures/mnist-demo"
 const ID = "owner/model"
 const say = (text: string): void => void process.stdout.write(`${text}\n`)
 const made: string[] = []
@@ -276,7 +280,7 @@ async function offline(): Promise<void> {
   say(`warm and offline: ${sockets} sockets, ${lookups} look-ups`)
 }
 
-/** G25: a mapped model whose cache is repaired again and again under it. */
+/** G25: a mapped model whose blob is replaced, and one whose folder is converted anew, again and again under it. */
 async function mapped(rounds: number): Promise<void> {
   const hub: FakeHub = await fakeHub()
   const repo = repoOf(join(REFERENCE, "hf-vit-grey-relu"))
@@ -302,7 +306,147 @@ async function mapped(rounds: number): Promise<void> {
     same += Number((await logits()) === first)
   }
   say(`a blob replaced under a loaded model ${rounds} times: ${same} equal outputs, no crash`)
+  const out = join(scratch(), "converted")
+  const source = await loadPretrained(join(REFERENCE, "hf-vit-grey-relu"))
+  await convertModel(source, out)
+  const loaded = await loadPretrained(out)
+  const stop = new AbortController()
+  let [runs, equal] = [0, 0]
+  const load = (async () => {
+    while (!stop.signal.aborted) {
+      const again = await loaded.run(pixels)
+      runs++
+      equal += Number(again.logits.data.join() === first)
+    }
+  })()
+  for (let i = 0; i < rounds; i++) await convertModel(source, out, { force: true })
+  stop.abort()
+  await load
+  say(`a folder converted anew under a loaded model ${rounds} times: ${equal} of ${runs} outputs equal, no crash`)
+  await Promise.all([source.release(), loaded.release()])
   await model.release()
+  await hub.close()
+}
+
+const CANARY = "hf_Canary7Zq4WmX9"
+const MAIN = fileURLToPath(new URL("../src/cli/main.js", import.meta.url))
+
+/** G21: every command that reads a model, and those about the cache, with a Hub that says the token back in each refusal. */
+async function tokens(): Promise<void> {
+  const hub = await fakeHub({ token: CANARY })
+  hub.repos.set(ID, repoOf(DEMO))
+  const seven = join(DEMO, "seven.png")
+  const echo = JSON.stringify({ error: `Bad ${CANARY} at https://s.test/?X-Amz-Signature=${CANARY}` })
+  const refusals: readonly (readonly [string, FakeHub["fault"]])[] = [
+    ["ok", undefined],
+    ...(
+      [
+        [401, {}],
+        [403, { "x-error-code": "GatedRepo" }],
+        [404, {}],
+        [429, { "retry-after": "999" }],
+        [503, { "retry-after": "999" }],
+        [400, {}],
+        [302, { location: `https://10.0.0.1/?t=${CANARY}` }],
+      ] as const
+    ).map(
+      ([code, headers]) =>
+        [String(code), (_, r) => Boolean(r.writeHead(code, headers).end(echo))] as const satisfies readonly [
+          string,
+          FakeHub["fault"],
+        ],
+    ),
+    ["integrity", ({ host }, _, send) => host === "store" && (send({ body: Buffer.from(CANARY) }), true)],
+  ]
+  const commands = (home: string): readonly string[][] => [
+    ["info", ID], ["run", ID, seven], ["activations", ID, seven, "--out", join(home, "a.safetensors")], ["convert", ID, "--out", join(home, "out")],
+    ["evaluate", ID, "--data", home], ["patch", ID, seven, seven], ["ablate", ID, seven], ["view", ID, seven, "--html", join(home, "v.html")], ["lens", ID, seven], ["attribute", ID, seven],
+    ["saliency", ID, seven, "--html", join(home, "s.html")], ["heads", ID, seven], ["cache", "ls"], ["cache", "verify"], ["cache", "heal"], ["doctor"], ["demo"],
+  ] // prettier-ignore
+  const forms = [CANARY, Buffer.from(CANARY).toString("base64").replace(/=+$/, ""), encodeURIComponent(CANARY)]
+  let [runs, hits] = [0, 0]
+  const codes = new Map<string, number>()
+  for (const [, fault] of refusals) {
+    for (const debug of [false, true]) {
+      hub.fault = fault
+      const home = scratch()
+      const env = { ...process.env, HF_ENDPOINT: hub.url, HF_HUB_CACHE: join(home, "hub"), HF_TOKEN: CANARY, ...(debug && { NODE_DEBUG: "fetch,undici,http,net", HF_DEBUG: "1" }) } // prettier-ignore
+      for (const args of commands(home)) {
+        // Each finds an empty cache but where all is well.
+        if (fault) rmSync(join(home, "hub"), { recursive: true, force: true })
+        const said = await promisify(execFile)(process.execPath, [MAIN, ...args], { env, maxBuffer: 2 ** 28 }).catch((e: unknown) => e as { stdout: string; stderr: string; code: number }) // prettier-ignore
+        const code = "code" in said ? String(said.code) : "0"
+        codes.set(code, (codes.get(code) ?? 0) + 1)
+        runs++
+        const texts = [
+          Buffer.from(said.stdout),
+          Buffer.from(said.stderr),
+          ...filesBelow(home).map((f) => readFileSync(f)),
+        ]
+        hits += texts.filter((text) => forms.some((form) => text.includes(form))).length
+      }
+    }
+  }
+  const foreign = hub.asked.filter((r) => r.host === "store" && JSON.stringify(r.headers).includes(CANARY)).length
+  const exits = [...codes].map(([code, n]) => `${n} with ${code}`).join(", ")
+  say(`${runs} commands (exit: ${exits}): the token in ${hits} outputs and files, in ${foreign} requests to the store`)
+  await hub.close()
+}
+
+const filesBelow = (folder: string): string[] =>
+  readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((e) => e.isFile())
+    .map((e) => join(e.parentPath, e.name))
+
+/** G8, G9: waits as long as asked, in real time, and what is sent twice where a body is cut three times. */
+async function weather(): Promise<void> {
+  const hub = await startHub({ root: scratch() })
+  const weights = randomBytes(50_000_000)
+  const config = readFileSync(join(REFERENCE, "hf-vit-grey-relu/config.json"))
+  hub.addRepo(ID, { "config.json": config, "model.safetensors": weights })
+  const get = () => downloadModel(ID, { endpoint: hub.url, cacheDir: scratch(), token: false, onWait: () => {} })
+  for (const headers of [{ "retry-after": "2" }, { ratelimit: '"api";r=0;t=3' }]) {
+    hub.reset()
+    hub.fault({ on: /revision/, do: { status: 429, headers } })
+    await get()
+    const [refused, again] = hub.requests.filter((r) => r.path.includes("revision"))
+    say(`429 with ${JSON.stringify(headers)}: asked again after ${((again!.at - refused!.at) / 1000).toFixed(2)} s`)
+  }
+  hub.reset()
+  hub.fault({ on: /^cdn/, times: 3, do: { cut: 12_000_000 } })
+  await get()
+  const bodies = hub.requests.filter((r) => r.host === "cdn")
+  const sent = bodies.reduce((n, r) => n + r.sent, 0)
+  say(`${bodies.length - 1} cuts of ${weights.length} bytes: ${sent} sent, ${(sent / weights.length).toFixed(4)} times`)
+  await hub.close()
+}
+
+/** G10: in real time, how long until a dead transfer is noticed, and until it is given up. */
+async function stall(): Promise<void> {
+  const hub = await startHub({ root: scratch() })
+  const config = readFileSync(join(REFERENCE, "hf-vit-grey-relu/config.json"))
+  hub.addRepo(ID, { "config.json": config, "model.safetensors": randomBytes(1_000_000) })
+  const cases: readonly (readonly [string, RegExp, Effect])[] = [
+    ["no answer to the first question", /revision/, { stall: "head" }],
+    ["no answer of the store", /^cdn/, { stall: "head" }],
+    ["a body that stands still", /^cdn/, { stall: 1000 }],
+    ["a byte every 5 s", /^cdn/, { slow: [1, 5000] }],
+  ]
+  // Each with a server of its own, so that all can wait at once.
+  const rows = cases.map(async ([name, on, effect]) => {
+    const own = await startHub({ root: hub.root })
+    own.fault({ on, times: Infinity, do: effect })
+    const began = performance.now()
+    const error: unknown = await downloadModel(ID, { endpoint: own.url, cacheDir: scratch(), token: false }).catch(
+      (e: unknown) => e,
+    )
+    const times = own.requests.filter((r) => on.test(`${r.host === "cdn" ? "cdn " : ""}${r.path}`)).map((r) => r.at)
+    const noticed = times.slice(1).map((at, i) => (at - times[i]!) / 1000)
+    const code = error instanceof PrismaError ? error.code : String(error)
+    say(`${name}: noticed and waited ${noticed.map((s) => s.toFixed(1)).join(", ")} s; ${code} after ${seconds(began)}`)
+    await own.close()
+  })
+  await Promise.all(rows)
   await hub.close()
 }
 
@@ -314,7 +458,13 @@ else if (what === "stress") await stress(Number(first ?? 200), Number(second ?? 
 else if (what === "server") await serve(Number(first))
 else if (what === "worker") await worker(first!, second !== "no-locks")
 else if (what === "python") await python(first ?? "python3")
+else if (what === "weather") await weather()
+else if (what === "stall") await stall()
+else if (what === "tokens") await tokens()
 else if (what === "offline") await offline()
 else if (what === "mapped") await mapped(Number(first ?? 100))
-else say("integrity [n], speed [MiB], stress [rounds] [processes] [no-locks], python [program], offline, mapped [n]")
+else
+  say(
+    "integrity [n], speed [MiB], stress [rounds] [processes] [no-locks], python [program], weather, stall, tokens, offline, mapped [n]",
+  )
 if (what !== "worker" && what !== "server") process.exit()
