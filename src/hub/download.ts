@@ -291,12 +291,6 @@ function unlessReadonly(error: unknown): void {
 function readonly(error: unknown, { cacheDir }: HubSettings): unknown {
   if (!(error instanceof PrismaError && error.code === "E_OUTPUT")) return error
   const how = "set HF_HOME, or --cache-dir, to a folder that can be written to"
-  return new PrismaError(
-    "E_CACHE_READONLY",
-    `${cacheDir}: the Hub cache takes no new files; ${how}: ${error.message}`,
-    {
-      file: cacheDir,
-      cause: error,
-    },
-  )
+  const what = `${cacheDir}: the Hub cache takes no new files; ${how}: ${error.message}`
+  return new PrismaError("E_CACHE_READONLY", what, { file: cacheDir, cause: error })
 }
