@@ -49,6 +49,7 @@ const PROGRAMS: Readonly<Record<string, string>> = {
   "docs/folding.md": model,
   "docs/gradients.md": `${model}declare const clean: Tensor\n`,
   "docs/hooks.md": model,
+  "docs/hub.md": "",
   "docs/lenses.md": `${model}declare const texts: Tensor, weight: Tensor, bias: Tensor\n`,
   "docs/saliency.md": "",
   "docs/training.md": "",

@@ -1,8 +1,8 @@
-/** @file The Hub cache among several: Python's huggingface_hub, many processes, processes that are killed, damage and repair. */
+/** @file The Hub cache among several: many processes, processes that are killed, damage and repair. */
 import { spawn } from "node:child_process"
 import { appendFileSync, copyFileSync, existsSync, linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync } from "node:fs" // prettier-ignore
 import { hostname } from "node:os"
-import { dirname, join } from "node:path"
+import { join } from "node:path"
 import { createHash } from "node:crypto"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import { lockHolder, withLock } from "../src/files/lock-file.ts"
@@ -11,11 +11,8 @@ import { cachedRepos, findDamage } from "../src/hub/damage.ts"
 import { downloadModel } from "../src/hub/download.ts"
 import { heal } from "../src/hub/heal.ts"
 import { hubHttp } from "../src/hub/http.ts"
-import { inventory } from "../src/hub/inventory.ts"
-import { loadPretrained } from "../src/index.ts"
 import { runTs } from "./helpers/child.ts"
 import { etagOf, fakeHub, gitSha1, repoOf, sha256, type FakeHub, type FakeRepo } from "./helpers/download-hub.ts"
-import { PARITY_ROOTS, parityCases, readCase } from "./helpers/parity.ts"
 import { thrown } from "./helpers/thrown.ts"
 import * as v from "./helpers/variants.ts"
 
@@ -40,144 +37,6 @@ const serve = (folder = v.caseFolder(CASE), id = "owner/model"): FakeRepo => {
   return repo
 }
 const repoIn = (cache: string, id = "owner/model"): string => join(cache, `models--${id.replace("/", "--")}`)
-
-/** What huggingface_hub's try_to_load_from_cache does, in plain code: a path, "absent" where that is known, or undefined. */
-function pythonFinds(cache: string, id: string, revision: string, file: string): string | undefined {
-  const repo = repoIn(cache, id)
-  const ref = join(repo, "refs", revision)
-  const commit = existsSync(ref) ? readFileSync(ref, "utf8") : revision
-  if (existsSync(join(repo, ".no_exist", commit, file))) return "absent"
-  const path = join(repo, "snapshots", commit, file)
-  return existsSync(path) && statSync(path).isFile() ? path : undefined
-}
-
-/** A cache as huggingface_hub leaves it after it has loaded these files. */
-function pythonCache(cache: string, files: ReadonlyMap<string, Uint8Array>, refs: readonly string[], way: "links" | "copies" | "shared" = "links") {
-  const repo = repoIn(cache)
-  const snapshot = v.folderAt(repo, "snapshots", COMMIT)
-  const blobs = v.folderAt(repo, "blobs")
-  mkdirSync(join(cache, ".locks", "models--owner--model"), { recursive: true })
-  for (const [name, bytes] of files) {
-    const etag = etagOf(name, bytes)
-    const path = join(snapshot, name)
-    mkdirSync(dirname(path), { recursive: true })
-    writeFileSync(join(cache, ".locks", "models--owner--model", `${etag}.lock`), "")
-    if (way === "copies") {
-      writeFileSync(path, bytes)
-      continue
-    }
-    const blob = join(blobs, etag)
-    if (way === "shared" && etag.length === 64) {
-      const store = v.folderAt(cache, "blobs", etag.slice(0, 2))
-      writeFileSync(join(cache, "blobs", ".huggingface-shared-blobs"), "1\n")
-      writeFileSync(join(store, etag), bytes)
-      symlinkSync(join("..", "..", "blobs", etag.slice(0, 2), etag), blob)
-    } else writeFileSync(blob, bytes)
-    symlinkSync(join("../".repeat(1 + name.split("/").length), "blobs", etag), path)
-  }
-  for (const ref of refs) {
-    mkdirSync(dirname(join(repo, "refs", ref)), { recursive: true })
-    writeFileSync(join(repo, "refs", ref), COMMIT)
-  }
-  return { repo, snapshot }
-} // prettier-ignore
-
-describe("a cache shared with Python (G12)", () => {
-  const REFS = ["main", "v1.0", "feature/a", "refs/pr/1"]
-
-  it("that we filled is found by its rules: by branch, tag, pull request and commit, and what is absent too", async () => {
-    const repo = serve()
-    repo.refs = Object.fromEntries(REFS.map((ref) => [ref, COMMIT]))
-    const cache = fresh()
-    for (const revision of REFS) await downloadModel("owner/model", { ...online(cache), revision })
-    for (const revision of [...REFS, COMMIT]) {
-      for (const [name, bytes] of repo.files) {
-        const path = pythonFinds(cache, "owner/model", revision, name)!
-        expect(readFileSync(path).equals(bytes)).toBe(true)
-      }
-      expect(pythonFinds(cache, "owner/model", revision, "preprocessor_config.json")).toBe("absent")
-      expect(pythonFinds(cache, "owner/model", revision, "README.md")).toBe(undefined)
-    }
-  })
-
-  it.each(["links", "copies", "shared"] as const)("that it filled (%s) is used without a byte, offline without a socket", async (way) => {
-    const repo = serve()
-    repo.refs = Object.fromEntries(REFS.map((ref) => [ref, COMMIT]))
-    const cache = fresh()
-    const { repo: folder } = pythonCache(cache, repo.files, REFS, way)
-    mkdirSync(join(folder, ".no_exist", COMMIT), { recursive: true })
-    writeFileSync(join(folder, ".no_exist", COMMIT, "preprocessor_config.json"), "")
-    const { inputs } = readCase({ name: CASE, folder: v.caseFolder(CASE) })
-    const expected = await v.outputsOf(v.caseFolder(CASE), inputs)
-    for (const revision of [...REFS, COMMIT]) {
-      expect(await v.outputsOf("owner/model", inputs, { ...online(cache), revision, offline: true }), revision).toEqual(expected)
-    }
-    await downloadModel("owner/model", { ...online(cache), revision: COMMIT })
-    expect(hub.asked).toEqual([])
-    for (const revision of REFS) await downloadModel("owner/model", { ...online(cache), revision })
-    expect(hub.count(/resolve|tree/)).toBe(0)
-    expect(await findDamage(repoPlace(cache, "owner/model"))).toMatchObject({ damages: [] })
-  }) // prettier-ignore
-
-  it("that it filled in part gets the rest: weights, shards, preprocessing", async () => {
-    const { files } = serve(v.caseFolder("hf-vit-sharded"))
-    files.set("preprocessor_config.json", Buffer.from(JSON.stringify({ image_processor_type: "ViTImageProcessor", size: 32 })))
-    const shards = [...files.keys()].filter((n) => n.endsWith(".safetensors"))
-    for (const without of [["config.json"], ["model.safetensors.index.json"], shards.slice(0, 1), shards, ["preprocessor_config.json"]]) {
-      const cache = fresh()
-      pythonCache(cache, new Map([...files].filter(([name]) => !without.includes(name))), ["main"])
-      hub.asked.length = 0
-      const { folder } = await downloadModel("owner/model", online(cache))
-      expect(hub.asked.filter((a) => /resolve/.test(a.path)), without.join()).toHaveLength(without.length)
-      for (const name of files.keys()) expect(existsSync(join(folder, name)), name).toBe(true)
-      hub.asked.length = 0
-      await downloadModel("owner/model", { ...online(cache), revision: COMMIT })
-      expect(hub.asked).toEqual([])
-    }
-  }) // prettier-ignore
-
-  it("may hold no links at all, where HF_HUB_DISABLE_SYMLINKS is set", async () => {
-    serve()
-    const cache = fresh()
-    process.env["HF_HUB_DISABLE_SYMLINKS"] = "1"
-    const { folder } = await downloadModel("owner/model", online(cache)).finally(() => delete process.env["HF_HUB_DISABLE_SYMLINKS"])
-    for (const name of readdirSync(folder)) expect(lstatSync(join(folder, name)).isFile()).toBe(true)
-    expect((await findDamage(repoPlace(cache, "owner/model"))).damages).toEqual([])
-  }) // prettier-ignore
-})
-
-describe("every reference case by its repo id", () => {
-  const cases = PARITY_ROOTS.flatMap(parityCases)
-
-  it("loads cold from the loopback Hub, then offline, with the outputs of its folder", async () => {
-    expect(cases.length).toBeGreaterThan(30)
-    const cache = fresh()
-    for (const { name, folder } of cases) {
-      const id = `owner/${name}`
-      serve(folder, id)
-      const allowPickle = true
-      const { inputs } = readCase({ name, folder })
-      const expected = await v.outputsOf(folder, inputs, { allowPickle })
-      expect(await v.outputsOf(id, inputs, { ...online(cache), allowPickle }), folder).toEqual(expected)
-      hub.asked.length = 0
-      expect(await v.outputsOf(id, inputs, { ...online(cache), allowPickle, offline: true }), folder).toEqual(expected)
-      expect(hub.asked).toEqual([])
-    }
-    for (const place of await cachedRepos(cache)) expect((await findDamage(place)).damages, place.repo).toEqual([])
-    expect(await inventory(cache)).toHaveLength(cases.length)
-  })
-
-  it("has its commit in model.source, and its warnings among the model's", async () => {
-    serve()
-    const cache = fresh()
-    const model = await loadPretrained("owner/model", online(cache))
-    expect(model.source).toMatchObject({ name: "owner/model", commit: COMMIT })
-    hub.fault = (_, response) => Boolean(response.writeHead(401).end())
-    const again = await loadPretrained("owner/model", online(cache))
-    expect(again.warnings.join()).toContain("is used, as it is in the cache")
-    await Promise.all([model.release(), again.release()])
-  })
-})
 
 /** A process that downloads, told by its arguments what. */
 const CHILD = `

@@ -377,6 +377,7 @@ describe("a real server", () => {
 
   it.each<[string, (response: ServerResponse) => void, number]>([
     ["stands still after a byte", (r) => r.write("x"), 45_000],
+    ["comes byte by byte, each just before half the time is over", (r) => { const t = setInterval(() => r.write("x"), 29); r.on("close", () => clearInterval(t)) }, 45_000],
     ["drips", (r) => { const t = setInterval(() => r.write("x"), 5); r.on("close", () => clearInterval(t)) }, 45_000],
   ])("whose body %s is given up in 45 s", async (_, body, limit) => {
     const endpoint = await serve((__, response) => {
@@ -403,6 +404,18 @@ describe("a real server", () => {
     expect(await thrown(reading(http.request(`${endpoint}/cut`)))).toMatchObject({ code: "E_NETWORK", retryable: true })
     expect((await thrown(reading(http.request(`${endpoint}/all`, { maxBytes: 999 })))).code).toBe("E_HUB_PROTOCOL")
     expect(await reading(http.request(`${endpoint}/all`, { maxBytes: 1000 }))).toHaveProperty("byteLength", 1000)
+  })
+
+  it("whose body comes no further ends with the caller's signal, also where fetch does not see to it", async () => {
+    const silent = (() => Promise.resolve(new Response(new ReadableStream()))) as typeof fetch
+    const http = hubHttp({ endpoint: HUB, send: silent })
+    const stop = new AbortController()
+    const response = await http.request(`${HUB}/x`, { signal: stop.signal })
+    const body = thrown(response.text())
+    stop.abort()
+    expect((await body).code).toBe("E_INTERRUPTED")
+    const early = await http.request(`${HUB}/x`, { signal: stop.signal })
+    expect((await thrown(early.text())).code).toBe("E_INTERRUPTED")
   })
 
   it("gets a Blob as it is, with its length, and no second time after a redirect", async () => {

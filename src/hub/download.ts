@@ -69,6 +69,8 @@ const WIDTH = 4
 const UNREACHED: ReadonlySet<ErrorCode> = new Set([
   "E_NETWORK", "E_HUB_TIMEOUT", "E_HUB_UNAVAILABLE", "E_HUB_RATE_LIMIT", "E_HUB_PROTOCOL", "E_HUB_AUTH", "E_HUB_GATED", "E_HUB_NOT_FOUND",
 ]) // prettier-ignore
+/** Those for which it may lack files that a model can do without. */
+const UNKEPT: ReadonlySet<ErrorCode> = new Set([...UNREACHED, "E_OUTPUT"])
 
 /**
  * The files of a model in the Hub cache. What is there is used: a commit without a request, a branch or tag after one that
@@ -108,7 +110,7 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
   try {
     await bring(http, place, revision, commit, { ...options, allowPickle }, settings)
   } catch (error) {
-    const usable = there && !there.missing.length && error instanceof PrismaError && UNREACHED.has(error.code)
+    const usable = there && !there.missing.length && error instanceof PrismaError && UNKEPT.has(error.code)
     if (!usable) throw readonly(lacking(error, place, revision, there?.missing ?? []), settings)
     warn(`${place.repo}: it is not known whether it has more files: ${error.message}`)
   }
@@ -289,12 +291,6 @@ function unlessReadonly(error: unknown): void {
 function readonly(error: unknown, { cacheDir }: HubSettings): unknown {
   if (!(error instanceof PrismaError && error.code === "E_OUTPUT")) return error
   const how = "set HF_HOME, or --cache-dir, to a folder that can be written to"
-  return new PrismaError(
-    "E_CACHE_READONLY",
-    `${cacheDir}: the Hub cache takes no new files; ${how}: ${error.message}`,
-    {
-      file: cacheDir,
-      cause: error,
-    },
-  )
+  const what = `${cacheDir}: the Hub cache takes no new files; ${how}: ${error.message}`
+  return new PrismaError("E_CACHE_READONLY", what, { file: cacheDir, cause: error })
 }

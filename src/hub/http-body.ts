@@ -1,11 +1,14 @@
 /** @file Bodies on their way, watched: one that stands still, or grows beyond what was agreed, ends as an error. */
 import { PrismaError } from "../errors.ts"
 import type { Clock } from "./clock.ts"
-import { networkError, type Asked } from "./http-errors.ts"
+import { interrupted, networkError, type Asked } from "./http-errors.ts"
 import { plainUrl } from "./redirects.ts"
 
-/** Bytes a second that a transfer must have; less for two windows of half the stall time is a dead one. */
+/** Bytes a second that a transfer must have; less for the stall time, by windows of half of it, is a dead one. */
 const SLOWEST = 1000
+const TOO_SLOW = `less than ${SLOWEST} bytes a second came`
+/** Stall times after which a slow one is dead at the latest, wherever its windows end: three tries take less than two minutes. */
+const LATEST = 1.25
 
 export interface Watch {
   readonly asked: Asked
@@ -13,6 +16,8 @@ export interface Watch {
   /** Milliseconds without a byte. */
   readonly stall: number
   readonly maxBytes: number
+  /** Ends the body too. Node's fetch forgets to where the Response itself is no longer held (nodejs/undici, WeakRef in fetch). */
+  readonly signal?: AbortSignal | null | undefined
 }
 
 export const timeout = ({ url, repo }: Asked, ms: number, what: string): PrismaError =>
@@ -33,18 +38,21 @@ export function watched(response: Response, watch: Watch): Response {
 }
 
 function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): ReadableStream<Uint8Array> {
-  const { asked, clock, stall, maxBytes } = watch
+  const { asked, clock, stall, maxBytes, signal } = watch
   const reader = body.getReader()
   let total = 0
   // Only time spent waiting for the server counts: a slow disk is not its fault.
   let window = { waited: 0, bytes: 0 }
-  let slowWindows = 0
+  let slowFor = 0
+  const isSlow = () => window.bytes * 1000 < SLOWEST * window.waited
   const rate = (ms: number, n: number) => {
     window = { waited: window.waited + ms, bytes: window.bytes + n }
     if (window.waited < stall / 2) return
-    slowWindows = window.bytes * 1000 < SLOWEST * window.waited ? slowWindows + 1 : 0
+    slowFor = isSlow() ? slowFor + window.waited : 0
     window = { waited: 0, bytes: 0 }
   }
+  /** Milliseconds that the next byte may take. */
+  const patience = () => Math.min(stall, LATEST * stall - slowFor - (isSlow() ? window.waited : 0))
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -53,14 +61,20 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
           reader.cancel(error).catch(() => {})
         }
         const began = clock.now()
-        let stalled = false
-        const cancel = clock.after(stall, () => {
-          stalled = true
-          end(timeout(asked, stall, "no byte came"))
-        })
+        let over = false
+        const stop = (error: PrismaError) => {
+          over = true
+          end(error)
+        }
+        const onAbort = () => stop(interrupted(signal!, asked))
+        if (signal?.aborted) return onAbort()
+        const ms = patience()
+        const what = ms < stall ? TOO_SLOW : "no byte came"
+        const cancel = clock.after(ms, () => stop(timeout(asked, stall, what)))
+        signal?.addEventListener("abort", onAbort)
         try {
           const { done, value } = await reader.read()
-          if (stalled) return
+          if (over) return
           if (done) return controller.close()
           total += value.length
           rate(clock.now() - began, value.length)
@@ -74,12 +88,13 @@ function watchedStream(body: ReadableStream<Uint8Array>, watch: Watch): Readable
               }),
             )
           }
-          if (slowWindows >= 2) return end(timeout(asked, stall, `less than ${SLOWEST} bytes a second came`))
+          if (slowFor >= stall) return end(timeout(asked, stall, TOO_SLOW))
           controller.enqueue(value)
         } catch (error) {
-          if (!stalled) controller.error(networkError(error, asked))
+          if (!over) controller.error(networkError(error, asked))
         } finally {
           cancel()
+          signal?.removeEventListener("abort", onAbort)
         }
       },
       cancel: (reason) => reader.cancel(reason),

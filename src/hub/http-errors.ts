@@ -50,6 +50,9 @@ const MISSING: Readonly<Record<string, string>> = {
   EntryNotFound: "the repo has no such file at this revision",
 }
 
+/** A store that the Hub sends on to is asked without a token, with an address that is good for a while. */
+const refused = `access is refused without a token; where a store says so, its address is too old, or a network between refuses it: try again, or ${LOG_IN}`
+
 function meaning(status: number, error: string, said: string, { url, repo, authorized }: Asked): Meaning {
   if (error === "GatedRepo" && (status === 401 || status === 403)) {
     const page = `${new URL(url).origin}/${repo ?? ""}`
@@ -62,7 +65,7 @@ function meaning(status: number, error: string, said: string, { url, repo, autho
     if (anonymous || error === "RepoNotFound") return ["E_HUB_NOT_FOUND", `${MISSING["RepoNotFound"]}: ${LOG_IN}`]
     return ["E_HUB_AUTH", authorized ? `the token was refused; ${LOG_IN}` : `it wants a token; ${LOG_IN}`]
   }
-  if (status === 403) return ["E_HUB_AUTH", "the token has no right to this; give one that has"]
+  if (status === 403) return ["E_HUB_AUTH", authorized ? "the token has no right to this; give one that has" : refused]
   if (status === 404)
     return ["E_HUB_NOT_FOUND", MISSING[error] ?? "there is nothing at this address; check the repo's name and revision"]
   return BY_STATUS.get(status) ?? otherwise(status)
@@ -156,4 +159,11 @@ export function networkError(error: unknown, asked: Asked): PrismaError {
   if (/^HPE_|^UND_ERR_HEADERS_OVERFLOW/.test(system)) return made("E_HUB_PROTOCOL", `what ${host} answers is no HTTP`)
   if (system === "ECONNREFUSED") return made("E_NETWORK", `${host} refuses the connection; check HF_ENDPOINT`)
   return made("E_NETWORK", `the connection to ${host} broke: ${quote(said)}; try again`)
+}
+
+/** What an aborted request throws: the reason, where that is an error of ours. */
+export function interrupted(signal: AbortSignal, { url, repo }: Asked): PrismaError {
+  const { reason } = signal as { reason: unknown }
+  if (reason instanceof PrismaError) return reason
+  return new PrismaError("E_INTERRUPTED", `${plainUrl(url)}: stopped`, { url: plainUrl(url), ...(repo && { repo }) })
 }

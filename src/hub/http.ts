@@ -5,7 +5,7 @@ import { quote } from "../tensor/quote.ts"
 import { version } from "../version.ts"
 import { clock as realClock, type Clock } from "./clock.ts"
 import { timeout, watched, WatchedBlob } from "./http-body.ts"
-import { cleaned, isUnknownHost, networkError, statusError, type Asked } from "./http-errors.ts"
+import { cleaned, interrupted, isUnknownHost, networkError, statusError, type Asked } from "./http-errors.ts"
 import { isRedirect, plainUrl, redirectTarget } from "./redirects.ts"
 import { backoff, isRetried, MAX_TRIES, MAX_WAIT, wished } from "./retry.ts"
 
@@ -33,8 +33,11 @@ export interface HubInit extends RequestInit {
   readonly accept?: readonly number[]
   /** Which redirects are followed: "all" that the rules allow, those inside the endpoint's "own" origin, or "none". */
   readonly follow?: "all" | "own" | "none"
-  /** Milliseconds without progress until a try is given up: 20,000 for the head of an answer, 30,000 for a body. */
+  /** Milliseconds without progress until a try is given up: 20,000 for the head of an answer and a body that is part of the
+   * try, 30,000 for another body. */
   readonly stall?: number
+  /** The body is part of the try: one that is cut or stands still is asked for again. For answers that are held in memory. */
+  readonly whole?: boolean
   /** Sees the head of every answer on the way to the last, redirects included; what it throws is thrown. */
   readonly onHead?: (url: URL, response: Response) => void
 }
@@ -47,7 +50,7 @@ export interface HubHttp {
   fetch(url: string | URL | Request, init?: HubInit): Promise<Response>
   /** `fetch`, which throws for what is no success. */
   request(url: string | URL, init?: HubInit): Promise<Response>
-  /** The JSON that is answered. Error: E_HUB_PROTOCOL for anything else, or more than `maxBytes` (16 MiB). */
+  /** The JSON that is answered; to a GET as a `whole`. Error: E_HUB_PROTOCOL for anything else, or more than `maxBytes` (16 MiB). */
   json(url: string | URL, init?: HubInit): Promise<unknown>
 }
 
@@ -96,7 +99,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
 
   /** One request and its answer's head. */
   async function hop(url: URL, init: HubInit, first: boolean): Promise<Response> {
-    const { body, signal, stall = STALL, maxBytes = Infinity } = init
+    const { body, signal, stall = STALL, maxBytes = Infinity, whole = false } = init
     const asked = askedOf(url, init.repo)
     const controller = new AbortController()
     // It goes on to stop the body when the head has come.
@@ -120,7 +123,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
     try {
       const headers = headersFor(url, init.headers, first)
       const response = await (send ?? fetch)(url, { ...init, ...sent, headers, signal: either })
-      return watched(response, { asked, clock, stall: init.stall ?? BODY_STALL, maxBytes })
+      return watched(response, { asked, clock, signal, stall: init.stall ?? (whole ? STALL : BODY_STALL), maxBytes })
     } catch (error) {
       if (late) throw late
       if (signal?.aborted) throw interrupted(signal, asked)
@@ -160,7 +163,9 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
     const began = clock.now()
     let waited = 0
     for (let done = 1; ; done++) {
-      const got = await attempt(url, init).catch((error: unknown) => networkError(error, asked))
+      const got = await attempt(url, init)
+        .then((response) => (init.whole && response.ok ? read(response) : response))
+        .catch((error: unknown) => networkError(error, asked))
       const failed = got instanceof PrismaError
       if (!failed && !isRetried(got.status)) return got
       const most = failed && isUnknownHost(got) ? Math.min(tries, TRIES_OF_NAME) : tries
@@ -192,7 +197,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
   }
 
   async function json(url: string | URL, init: HubInit = {}): Promise<unknown> {
-    const response = await request(url, { maxBytes: MAX_JSON, ...init })
+    const response = await request(url, { maxBytes: MAX_JSON, whole: (init.method ?? "GET") === "GET", ...init })
     const text = await response.text()
     try {
       return JSON.parse(text) as unknown
@@ -216,16 +221,19 @@ export const discard = ({ body }: Response): void => void body?.cancel().catch((
 export const okOr = async (response: Response, asked: Asked): Promise<Response> =>
   response.ok ? response : statusError(response, asked)
 
+/** The response with its body in memory. */
+async function read(response: Response): Promise<Response> {
+  const { status, headers, url } = response
+  const bytes = await response.arrayBuffer()
+  const made = new Response(bytes.byteLength ? bytes : null, { status, headers })
+  Object.defineProperty(made, "url", { value: url })
+  return made
+}
+
 const statusThrown = (response: Response, asked: Asked): Promise<unknown> =>
   statusError(response, asked).catch((error: unknown) => error)
 
 const ofRequest = ({ method, headers, body, signal }: Request): HubInit => ({ method, headers, body, signal })
-
-function interrupted(signal: AbortSignal, { url, repo }: Asked): PrismaError {
-  const { reason } = signal as { reason: unknown }
-  if (reason instanceof PrismaError) return reason
-  return new PrismaError("E_INTERRUPTED", `${plainUrl(url)}: stopped`, { url: plainUrl(url), ...(repo && { repo }) })
-}
 
 function refuseOffline({ url, repo }: Asked): never {
   const what = "is not asked, for offline is set; unset HF_HUB_OFFLINE, or leave --offline out"

@@ -52,7 +52,7 @@ export async function filesAt(http: HubHttp, repo: string, commit: string): Prom
     if (seen.has(url)) protocol(first, repo, "the list of files goes in a circle")
     if (files.length > MAX_FILES) protocol(first, repo, `lists more than ${MAX_FILES} files`)
     seen.add(url)
-    const response: Response = await http.request(url, { repo, maxBytes: 16 * 2 ** 20 })
+    const response: Response = await http.request(url, { repo, maxBytes: 16 * 2 ** 20, whole: true })
     const entries: unknown = await response.json().catch(() => undefined)
     if (!Array.isArray(entries)) protocol(first, repo, "the list of files is no JSON array")
     for (const entry of entries) {

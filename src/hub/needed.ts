@@ -2,7 +2,7 @@
 import { chooseWeights } from "../files/checkpoint.ts"
 
 /** Small files that say what a model is and what is done to its images; training.json says what a mouse was trained on. */
-const SMALL = [
+export const SMALL = [
   "config.json",
   "open_clip_config.json",
   "preprocessor_config.json",

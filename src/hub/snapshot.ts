@@ -6,7 +6,7 @@ import { chooseWeights } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
 import { readShardIndex } from "../files/shard-index.ts"
 import { cachedSnapshot, corrupt, fileIn, isFile, type RepoPlace } from "./cache.ts"
-import { MAX_SMALL } from "./needed.ts"
+import { MAX_SMALL, SMALL } from "./needed.ts"
 import { readTree } from "./tree.ts"
 
 export interface Found {
@@ -26,7 +26,7 @@ export async function inspect(place: RepoPlace, commit: string, allowPickle: boo
   const config = ["config.json", "open_clip_config.json"].find((name) => names.includes(name))
   const weights = await weightsOf(folder, names, allowPickle)
   const missing = [...(config ? [] : ["config.json"]), ...weights.missing]
-  const used = [...(config ? [config] : []), ...weights.used]
+  const used = [...SMALL.filter((name) => names.includes(name)), ...weights.used]
   const tree = await readTree(place, commit)
   for (const name of used) {
     const file = tree?.get(name)
@@ -48,7 +48,8 @@ async function weightsOf(folder: string, names: readonly string[], allowPickle: 
   if (!source.endsWith(".index.json")) return { used: [source], missing: [] }
   const { shards } = await readShardIndex(await fileIn(folder, source))
   const there = await Promise.all(shards.map((shard) => isFile(join(folder, shard))))
-  return { used: [source], missing: shards.filter((_, i) => !there[i]) }
+  const [used, missing] = [true, false].map((is) => shards.filter((_, i) => there[i] === is)) as [string[], string[]]
+  return { used: [source, ...used], missing }
 }
 
 const RULES = { limit: MAX_SMALL, malformed: "E_CONFIG", tooLarge: "E_CONFIG_LIMIT" } as const

@@ -11,12 +11,12 @@ export async function freeBytes(folder: string): Promise<number | undefined> {
   return above === folder ? undefined : freeBytes(above)
 }
 
-const GB = (n: number): string => (n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(2)} GB`)
+export const gigabytes = (n: number): string => (n < 1e9 ? `${(n / 1e6).toFixed(1)} MB` : `${(n / 1e9).toFixed(2)} GB`)
 
 /** Error: E_DISK_FULL where `needed` bytes do not fit below `folder`. */
 export async function checkSpace(folder: string, needed: number): Promise<void> {
   const free = await freeBytes(folder)
   if (free === undefined || needed <= free) return
-  const what = `the download needs ${GB(needed)}, the disk has ${GB(free)}; free some space, or set HF_HOME to another disk`
+  const what = `the download needs ${gigabytes(needed)}, the disk has ${gigabytes(free)}; free some space, or set HF_HOME to another disk`
   fail("E_DISK_FULL", `${folder}: ${what}`, { file: folder })
 }

@@ -1,5 +1,6 @@
 /** @file One blob from the Hub to the disk: bounded memory, hashed while it comes, resumed where it was cut, and put in place
  * only when its size and hash are those that name it. */
+import { dirname } from "node:path"
 import { fail, PrismaError, type ErrorCode } from "../errors.ts"
 import { openResumable, type Resumable } from "../files/resumable.ts"
 import { quote } from "../tensor/quote.ts"
@@ -8,6 +9,7 @@ import { discard, hubUrl, segments, type HubHttp } from "./http.ts"
 import type { RepoFile } from "./listing.ts"
 import { plainUrl } from "./redirects.ts"
 import { backoff } from "./retry.ts"
+import { freeBytes, gigabytes } from "./space.ts"
 
 export interface Transfer {
   readonly http: HubHttp
@@ -46,13 +48,23 @@ export async function transfer(t: Transfer): Promise<void> {
   try {
     await complete(t, part)
     await part.publish()
-  } catch (error) {
+  } catch (cause) {
+    const error = await withFigures(cause, t, part.size)
     // What is wrong as a whole, or has no room, is of no use to the next.
     if (error instanceof PrismaError && USELESS.has(error.code)) await part.discard()
     throw error
   } finally {
     await part.close()
   }
+}
+
+/** A full disk with what is needed and what there is, while the part is still on it. */
+async function withFigures(error: unknown, { file, repo, target }: Transfer, done: number): Promise<unknown> {
+  if (!(error instanceof PrismaError && error.code === "E_DISK_FULL")) return error
+  const free = await freeBytes(dirname(target))
+  const has = free === undefined ? "" : `, the disk has ${gigabytes(free)}`
+  const what = `${file.path} of ${repo}: needs ${gigabytes(file.size - done)} more${has}`
+  return new PrismaError(error.code, `${what}: ${error.message}`, { repo, file: target, cause: error })
 }
 
 const USELESS: ReadonlySet<ErrorCode> = new Set(["E_INTEGRITY", "E_DISK_FULL", "E_IO"])
