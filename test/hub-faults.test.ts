@@ -266,7 +266,8 @@ describe("a disk", () => {
     const ran = await runTs(PROGRAM, { args: [hub.url, fresh()], preload: FAULTS, timeout: 60_000 })
     expect([ran.code, ran.stderr]).toEqual([0, ""])
     const rows = JSON.parse(ran.stdout) as Row[]
-    for (const code of ["ENOSPC", "EFBIG", "EIO"]) expect(rows.filter((r) => r.code === code).length).toBeGreaterThan(7)
+    // How many writes there are is the network's choice; each of the files is written at least once.
+    for (const code of ["ENOSPC", "EFBIG", "EIO"]) expect(rows.filter((r) => r.code === code).length).toBeGreaterThan(2)
     for (const { code, got, message, left, cacheDir } of rows) {
       // The tag for backups and locks are done without.
       if (got !== undefined) expect([code, got, message]).toEqual([code, code === "EIO" ? "E_IO" : "E_DISK_FULL", message])
@@ -274,7 +275,7 @@ describe("a disk", () => {
       expect(layoutProblems(repoIn(cacheDir, ID)).filter((p) => !/relative link: none|of no use/.test(p))).toEqual([])
     }
     const full = rows.filter((r) => r.got === "E_DISK_FULL" && r.message!.startsWith("model"))
-    expect(full.length).toBeGreaterThan(6)
+    for (const code of ["ENOSPC", "EFBIG"]) expect(full.filter((r) => r.code === code).length).toBeGreaterThan(0)
     for (const { message } of full) expect(message).toMatch(/^model\S+ of owner\/model: needs [\d.]+ [MG]B more, the disk has [\d.]+ [MG]B: .*E(NOSPC|FBIG)/) // prettier-ignore
   }) // prettier-ignore
 
