@@ -1,6 +1,8 @@
 /** @file The package under Node: everything of core, and files, images, checkpoints, datasets, training and export. */
 export * from "./core.ts"
 export { loadPretrained, LoadedViT, type LoadOptions, type ModelSource } from "./hub/load-pretrained.ts"
+export { pushFolder, type Change, type Pushed, type PushedStep, type PushOptions } from "./hub/push.ts"
+export { listCheckpoints, type CheckpointPlace } from "./hub/checkpoints.ts"
 export { BaseViT, type BaseViTOptions, type ForwardOptions } from "./hub/base-vit.ts"
 export { PretrainedModel, type PretrainedOptions } from "./hub/pretrained-model.ts"
 export { evaluateClassifier, type ClassAccuracy, type Evaluated } from "./hub/evaluate.ts"

@@ -59,6 +59,7 @@ describe("help", () => {
         attribute [options] <model> <images...>    which parts of the model wrote a logit, summing to it
         worker [options]                           do the jobs that commands with --queue put into a queue
         card [options] <folders...>                make model cards from the files beside them, or hold them against the Hub's rules
+        push [options] <folder> <repo>             a folder to a repo of the Hub: what differs, in one commit; a run's checkpoints as revisions
         saliency [options] <model> <images...>     where in an image a class, a text or any output comes from
         heads [options] <model> <images...>        how wide and how far each attention head looks, and which ones do something simple
         demo [options]                             the model that this package carries, on an image that it carries

@@ -42,23 +42,17 @@ export async function account(http: HubHttp, signal?: AbortSignal): Promise<Acco
   return { name, role: typeof role === "string" ? role : "" }
 }
 
-export interface RepoInfo {
-  /** Its name now, where it was renamed. */
-  readonly repo: string
-  readonly isPrivate: boolean
-}
-
-/** A model repo; undefined where there is none that this account may see. */
-export async function repoInfo(http: HubHttp, repo: string, signal?: AbortSignal): Promise<RepoInfo | undefined> {
+/** A model repo's name now; undefined where there is none that this account may see. */
+export async function repoName(http: HubHttp, repo: string, signal?: AbortSignal): Promise<string | undefined> {
   const url = apiUrl(http, repo)
   const answer = await http.json(url, { repo, ...(signal && { signal }) }).catch((error: unknown) => {
     if (error instanceof PrismaError && error.code === "E_HUB_NOT_FOUND") return undefined
     throw error
   })
   if (answer === undefined) return undefined
-  const { id, private: isPrivate } = record(answer)
+  const { id } = record(answer)
   if (typeof id !== "string") return protocol(url, repo, `names no repo, got id ${quote(JSON.stringify(id) ?? "none")}`)
-  return { repo: id, isPrivate: isPrivate === true }
+  return id
 }
 
 /** Make a model repo. Errors: E_HUB_CONFLICT where another type of repo has its name; E_HUB_AUTH; those of the Hub. */
@@ -74,7 +68,7 @@ export async function createRepo(http: HubHttp, repo: string, isPrivate: boolean
   } catch (error) {
     if (!(error instanceof PrismaError && error.code === "E_HUB_CONFLICT")) throw error
     // An answer that was lost, or another process that was quicker, made the very repo.
-    if (await repoInfo(http, repo, signal)) return
+    if (await repoName(http, repo, signal)) return
     const what = "the name is taken by a dataset or space; choose another"
     fail("E_HUB_CONFLICT", `${repo}: ${what}`, { repo, cause: error })
   }

@@ -83,7 +83,7 @@ export async function notCached({ repo, folder }: RepoPlace, revision: string): 
 export const corrupt = (repo: string, path: string, what: string): never =>
   fail("E_CACHE_CORRUPT", `${path}: ${what}; repair it with "vit-prisma cache heal ${repo}"`, { file: path, repo })
 
-const SNAPSHOT = /^(.*[\\/]models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+$/
+const SNAPSHOT = /^(.*[\\/]models--[^\\/]+)[\\/]snapshots[\\/].+$/
 
 /**
  * The path of a file in a folder, given as a real path. A file of a snapshot lies in it, in its repo's blobs, or in the

@@ -6,6 +6,7 @@ import { makeFolder, writeFileAtomic } from "../files/atomic.ts"
 import { writeLink } from "../files/links.ts"
 import { withLock } from "../files/lock-file.ts"
 import { parallel } from "../files/parallel.ts"
+import { safeRelPath } from "../files/paths.ts"
 import { resumableBytes } from "../files/resumable.ts"
 import { readShardIndex } from "../files/shard-index.ts"
 import {
@@ -22,7 +23,7 @@ import { hubHttp, type HubHttp } from "./http.ts"
 import { commitOf, filesAt, type RepoFile } from "./listing.ts"
 import { MAX_SMALL, needed } from "./needed.ts"
 import { hubSettings, type HubOptions, type HubSettings } from "./settings.ts"
-import { inspect } from "./snapshot.ts"
+import { inspect, type Wanted } from "./snapshot.ts"
 import { sweepRepo } from "./sweep.ts"
 import { checkSpace } from "./space.ts"
 import { transfer } from "./transfer.ts"
@@ -44,6 +45,8 @@ export interface DownloadProgress {
 export interface DownloadOptions extends HubOptions {
   /** Branch, tag or commit; "main". */
   readonly revision?: string | undefined
+  /** The folder of the repo that the model is in; by default its root. */
+  readonly subfolder?: string | undefined
   /** Download PyTorch pickles where there is no safetensors. */
   readonly allowPickle?: boolean | undefined
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined
@@ -80,7 +83,8 @@ const UNKEPT: ReadonlySet<ErrorCode> = new Set([...UNREACHED, "E_OUTPUT"])
  * E_CACHE_CORRUPT, E_CACHE_READONLY, E_DISK_FULL, E_IO, E_INTERRUPTED.
  */
 export async function downloadModel(id: string, options: DownloadOptions = {}): Promise<Snapshot> {
-  const { revision = "main", allowPickle = false } = options
+  const { revision = "main", allowPickle = false, subfolder } = options
+  const wanted: Wanted = { allowPickle, prefix: subfolder ? `${safeRelPath(subfolder, "subfolder")}/` : "" }
   const settings = await hubSettings(options)
   const place = repoPlace(settings.cacheDir, id)
   checkRevision(place.repo, revision)
@@ -90,31 +94,31 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
   const found = (folder: string, commit: string): Snapshot => ({ folder, repo: place.repo, commit, warnings })
 
   if (settings.offline) {
-    const there = cached && (await inspect(place, cached, allowPickle))
+    const there = cached && (await inspect(place, cached, wanted))
     if (there && !there.missing.length) return found(there.folder, cached)
     return offlineWithout(place, revision, there ? there.missing : [])
   }
   if (cached) await sweepRepo(place, cached)
   if (isCommit(revision)) {
-    const there = await inspect(place, revision, allowPickle)
+    const there = await inspect(place, revision, wanted)
     if (there && !there.missing.length && !there.unsure) return found(there.folder, revision)
   }
   const http = options.http ?? hubHttp({ ...settings, onWait: options.onWait ?? warn })
   const commit = await currentCommit(http, place, revision, cached, settings, warn, options.signal)
   if (commit !== cached) await sweepRepo(place, commit)
-  const there = await inspect(place, commit, allowPickle)
+  const there = await inspect(place, commit, wanted)
   if (there && !there.missing.length && !there.unsure) {
     await keepRef(place, revision, commit).catch(unlessReadonly)
     return found(there.folder, commit)
   }
   try {
-    await bring(http, place, revision, commit, { ...options, allowPickle }, settings)
+    await bring(http, place, revision, commit, { ...options, ...wanted }, settings)
   } catch (error) {
     const usable = there && !there.missing.length && error instanceof PrismaError && UNKEPT.has(error.code)
     if (!usable) throw readonly(lacking(error, place, revision, there?.missing ?? []), settings)
     warn(`${place.repo}: it is not known whether it has more files: ${error.message}`)
   }
-  return found((await cachedSnapshot(place, commit))!, commit)
+  return found(join((await cachedSnapshot(place, commit))!, wanted.prefix), commit)
 }
 
 /** The commit that the Hub has for a revision; where it cannot be asked, the one in the cache. */
@@ -159,9 +163,7 @@ async function offlineWithout(place: RepoPlace, revision: string, missing: reado
   return fail("E_OFFLINE", `${what}; ${how}`, { repo: place.repo })
 }
 
-interface Bringing extends DownloadOptions {
-  readonly allowPickle: boolean
-}
+type Bringing = Omit<DownloadOptions, "allowPickle"> & Wanted
 
 /** List the repo, fetch what a model needs of it, and make the snapshot; the ref comes last. */
 async function bring(
@@ -173,8 +175,12 @@ async function bring(
   settings: HubSettings,
 ): Promise<void> {
   const { repo } = place
-  const files = new Map((await filesAt(http, repo, commit)).map((file) => [file.path, file]))
-  const { small, weights, absent } = needed([...files.keys()], `${repo} at revision ${revision}`, options.allowPickle)
+  const { prefix, allowPickle } = options
+  const all = await filesAt(http, repo, commit)
+  // By their paths in the model's folder.
+  const below = all.filter(({ path }) => path.startsWith(prefix))
+  const files = new Map(below.map((file) => [file.path.slice(prefix.length), file]))
+  const { small, weights, absent } = needed([...files.keys()], `${repo} at revision ${revision}`, allowPickle)
   await makeFolder(place.snapshot(commit))
   await tag(place.cache)
   const get = fetcher(http, place, commit, options, settings)
@@ -188,23 +194,24 @@ async function bring(
   }
   if (isIndex) {
     await get(configs)
-    await get(await shardsOf(place, commit, weights, files))
+    await get(await shardsOf(place, commit, prefix, weights, files))
   } else await get([...configs, files.get(weights)!])
   for (const name of absent) {
-    const path = place.absent(commit, name)
+    const path = place.absent(commit, `${prefix}${name}`)
     if (!(await isFile(path))) await writeFileAtomic(path, "")
   }
-  if (!(await readTree(place, commit))) await writeTree(place, commit, [...files.values()])
+  if (!(await readTree(place, commit))) await writeTree(place, commit, all)
   await keepRef(place, revision, commit)
 }
 
 async function shardsOf(
   place: RepoPlace,
   commit: string,
+  prefix: string,
   index: string,
   files: ReadonlyMap<string, RepoFile>,
 ): Promise<RepoFile[]> {
-  const { shards } = await readShardIndex(join(place.snapshot(commit), index))
+  const { shards } = await readShardIndex(join(place.snapshot(commit), prefix, index))
   const missing = shards.filter((shard) => !files.has(shard))
   if (missing.length) {
     const what = `${missing.length} of ${shards.length} shards are not in the repo: ${listed(missing)}`

@@ -1,5 +1,6 @@
 /** @file From a folder or a repo id to a hooked model. */
 import { readdir, realpath } from "node:fs/promises"
+import { join } from "node:path"
 import { convertCheckpoint } from "../../converters/index.ts"
 import { timmPretrained } from "../../converters/timm.ts"
 import { decodeImage, type Image } from "../data/image.ts"
@@ -8,6 +9,7 @@ import { fail, PrismaError } from "../errors.ts"
 import { openCheckpoint, type Checkpoint } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest } from "../files/manifest.ts"
+import { safeRelPath } from "../files/paths.ts"
 import { readTensor } from "../files/safetensors-file.ts"
 import { readError } from "../files/system-errors.ts"
 import { HookedViT, type HookedViTParts } from "../interp/hooked-vit.ts"
@@ -17,12 +19,17 @@ import type { OrtModule } from "../runtime/ort.ts"
 import type { Runtime, RuntimeOptions } from "../runtime/runtime.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import { fileIn, isFile, isFolder } from "./cache.ts"
+import { checkpointAt, listCheckpoints } from "./checkpoints.ts"
 import { downloadModel, type DownloadProgress } from "./download.ts"
 import type { HubOptions } from "./settings.ts"
 
 export interface LoadOptions extends RuntimeOptions, HubOptions {
   /** Branch, tag or commit of a repo; "main". */
   readonly revision?: string
+  /** The folder of the repo, or of the folder, that the model is in; by default its root. */
+  readonly subfolder?: string
+  /** The checkpoint of this step of the run that the folder or repo holds. */
+  readonly checkpoint?: number
   /** Told how far the download of a repo is. */
   readonly onProgress?: (progress: DownloadProgress) => void
   /** Told at once why a request waits and is tried again; by default that is among the warnings. */
@@ -59,9 +66,16 @@ export class LoadedViT extends HookedViT {
   readonly source: ModelSource
   readonly warnings: readonly string[]
   readonly #preprocessing: Preprocessing | PrismaError | undefined
+  readonly #options: LoadOptions
 
-  constructor(parts: HookedViTParts, source: ModelSource, preprocessing: Preprocessing | PrismaError | undefined) {
+  constructor(
+    parts: HookedViTParts,
+    source: ModelSource,
+    preprocessing: Preprocessing | PrismaError | undefined,
+    options: LoadOptions = {},
+  ) {
     super(parts)
+    this.#options = options
     this.source = source
     const unusable = preprocessing instanceof PrismaError ? [`images cannot be prepared: ${preprocessing.message}`] : []
     this.warnings = [...(source.warnings ?? []), ...source.checkpoint.warnings, ...unusable]
@@ -93,6 +107,11 @@ export class LoadedViT extends HookedViT {
     return p
   }
 
+  /** The steps of the run that left this model, ascending: `loadPretrained(name, { checkpoint })` loads each. Errors: those of the Hub. */
+  async checkpoints(): Promise<readonly number[]> {
+    return [...(await listCheckpoints(this.source.name, this.#options)).keys()]
+  }
+
   /** Does the repo say what is done to images, in a way that can be done? */
   get hasPreprocessing(): boolean {
     return this.#preprocessing !== undefined && !(this.#preprocessing instanceof PrismaError)
@@ -120,7 +139,7 @@ export class LoadedViT extends HookedViT {
  */
 export async function loadPretrained(name: string, options: LoadOptions = {}): Promise<LoadedViT> {
   const { allowPickle = false, imageSize } = options
-  const { folder, ...from } = await folderOf(name, options)
+  const { folder, ...from } = await folderOf(name, { ...options, ...(await placeOf(name, options)) })
   // The graph of an exported folder is not read here.
   await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
@@ -138,7 +157,15 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
     runtime: runtimeOf(options),
     read: readTensor,
   }
-  return new LoadedViT(parts, { name, folder, ...from, configFile, configJson, checkpoint }, preprocessing)
+  return new LoadedViT(parts, { name, folder, ...from, configFile, configJson, checkpoint }, preprocessing, options)
+}
+
+/** Where in the folder or repo the model is. */
+async function placeOf(name: string, options: LoadOptions): Promise<Pick<LoadOptions, "revision" | "subfolder">> {
+  const { checkpoint: step, subfolder } = options
+  if (step === undefined) return {}
+  if (subfolder === undefined && Number.isSafeInteger(step) && step >= 0) return checkpointAt(name, step, options)
+  return fail("E_USAGE", `checkpoint must be a step of the run, and no subfolder with it; got ${String(step)}`)
 }
 
 /** A runtime with the options that are its own. */
@@ -163,13 +190,19 @@ async function folderOf(
   if (await isFolder(name)) {
     const names = await readdir(name).catch((e: unknown) => readError(e, name))
     if (looksLikePath || names.length === 0 || names.some((n) => OF_MODEL.test(n)))
-      return { folder: await realpath(name) }
+      return { folder: await below(name, options.subfolder) }
   } else if (looksLikePath || (await isFile(name))) {
     const what = (await isFile(name)) ? "is a file; give the folder it is in" : "no such folder"
     return fail("E_INPUT", `${name}: ${what}`, { file: name })
   }
   const { folder, commit, warnings } = await downloadModel(name, options)
   return { folder, commit, warnings }
+}
+
+async function below(folder: string, subfolder: string | undefined): Promise<string> {
+  if (!subfolder) return realpath(folder)
+  const path = join(folder, safeRelPath(subfolder, "subfolder"))
+  return (await isFolder(path)) ? realpath(path) : fail("E_INPUT", `${path}: no such folder`, { file: path })
 }
 
 const OF_MODEL = /^(open_clip_)?config\.json$|\.(safetensors|bin|pth|pt)$/

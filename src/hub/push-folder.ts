@@ -1,15 +1,18 @@
 /** @file What of a folder may go up: ordinary files with names that every system can have; nothing that is secret or that
  * belongs to a tool, and no link that leads out of the folder. */
+import { createReadStream } from "node:fs"
 import { readdir, realpath, stat } from "node:fs/promises"
 import { join } from "node:path"
+import { Readable } from "node:stream"
 import { secretIn } from "../cards/text-rules.ts"
 import { fail } from "../errors.ts"
 import { isWithin, safeRelPath } from "../files/paths.ts"
 import { readFully, withFile } from "../files/read.ts"
 import { readError } from "../files/system-errors.ts"
 import { quote } from "../tensor/quote.ts"
+import { LazyBlob } from "./lazy-blob.ts"
 
-export interface LocalFile {
+interface LocalFile {
   /** In the folder, with "/" between its parts. */
   readonly path: string
   /** On the disk. */
@@ -17,6 +20,39 @@ export interface LocalFile {
   readonly size: number
   /** What is another when the file was changed. */
   readonly stamp: string
+}
+
+/** What goes up under a path: a file's bytes, or others. */
+export interface Content {
+  /** In the repo. */
+  readonly path: string
+  readonly size: number
+  /** Its bytes from `start` up to `end`, by default all. */
+  readonly blob: (start?: number, end?: number) => Blob
+  /** Error: E_CHANGED_DURING_READ where they are not those that were listed. */
+  readonly check: () => Promise<void>
+}
+
+/** Bytes of a file that are read at once. */
+const READ = 1 << 18
+
+/** A file of a folder, as it goes up under `path`. */
+export const fileContent = (local: LocalFile, path: string): Content => ({
+  path,
+  size: local.size,
+  blob: (start = 0, end = local.size) =>
+    new LazyBlob(end - start, () => {
+      // An empty range is none that a stream can have.
+      const bytes = end > start ? createReadStream(local.file, { start, end: end - 1, highWaterMark: READ }) : Readable.from([]) // prettier-ignore
+      return Readable.toWeb(bytes)
+    }),
+  check: () => checkUnchanged(local),
+})
+
+/** A text that goes up under `path`. */
+export function textContent(text: string, path: string): Content {
+  const blob = new Blob([text])
+  return { path, size: blob.size, blob: (start, end) => blob.slice(start, end), check: async () => {} }
 }
 
 /** What stays here. */
@@ -73,11 +109,10 @@ export async function listFolder(folder: string): Promise<{ files: LocalFile[]; 
     const real = await realpath(join(root, path)).catch(() => undefined)
     if (real === undefined) return skip("is a link to nothing")
     if (!isWithin(root, real)) return skip("is a link out of the folder")
-    const { size, isFile } = await stat(real).then((s) => ({ size: s.size, isFile: s.isFile() }))
+    const isFile = (await stat(real)).isFile()
     // What it leads to may be one that stays here.
     const stays = real.slice(root.length + 1).split(/[\\/]/).some((part) => STAY.some(([rule]) => rule.test(part))) // prettier-ignore
     if (!isFile || stays) return skip(isFile ? "is a link to what stays here" : "is a link to a folder")
-    void size
     await add(path, real)
   }
   const add = async (path: string, file: string): Promise<void> => {
@@ -98,7 +133,7 @@ async function stampOf(file: string): Promise<{ size: number; stamp: string }> {
 }
 
 /** Error: E_CHANGED_DURING_READ where the file is not what it was when it was listed. */
-export async function checkUnchanged({ file, stamp }: LocalFile): Promise<void> {
+async function checkUnchanged({ file, stamp }: LocalFile): Promise<void> {
   if ((await stampOf(file)).stamp === stamp) return
   fail("E_CHANGED_DURING_READ", `${file}: was changed while it was pushed; push again when nothing writes it`, { file })
 }
@@ -113,10 +148,14 @@ export function pathInRepo(path: string): string {
 /** Bytes that are looked at together, and how many of them again with the next. */
 const [WINDOW, OVERLAP] = [1 << 20, 512]
 
+/** Bytes by which a text is told from numbers, among which are zeros: a safetensors file has them in its first eight. */
+const SNIFF = 4096
+
 /** Error: E_SECRET_FOUND for a file in whose text a token or key is found, in plain, base64 or a URL's escapes. */
 export async function refuseSecrets({ path, file, size }: LocalFile, token: string | undefined): Promise<void> {
   await withFile(file, async (handle) => {
     const bytes = Buffer.alloc(Math.min(WINDOW, size))
+    if (bytes.subarray(0, await readFully(handle, file, bytes.subarray(0, SNIFF), 0)).includes(0)) return
     for (let at = 0; at < size; at += WINDOW - OVERLAP) {
       const n = await readFully(handle, file, bytes.subarray(0, Math.min(WINDOW, size - at)), at)
       const text = bytes.toString("latin1", 0, n)

@@ -9,8 +9,16 @@ import { cachedSnapshot, corrupt, fileIn, isFile, type RepoPlace } from "./cache
 import { MAX_SMALL, SMALL } from "./needed.ts"
 import { readTree } from "./tree.ts"
 
+/** Which files a model is made of. */
+export interface Wanted {
+  /** Pickles too. */
+  readonly allowPickle: boolean
+  /** The folder of the repo that it is in, with a slash at its end; empty for the root. */
+  readonly prefix: string
+}
+
 export interface Found {
-  /** The snapshot's real path. */
+  /** The model's folder, a real path. */
   readonly folder: string
   /** What is missing, without which there is no model. */
   readonly missing: readonly string[]
@@ -19,22 +27,27 @@ export interface Found {
 }
 
 /** What the cache has of a commit. Error: E_CACHE_CORRUPT for links that lead astray and files of another size than listed. */
-export async function inspect(place: RepoPlace, commit: string, allowPickle: boolean): Promise<Found | undefined> {
-  const folder = await cachedSnapshot(place, commit)
-  if (folder === undefined) return undefined
-  const names = await readdir(folder)
+export async function inspect(
+  place: RepoPlace,
+  commit: string,
+  { allowPickle, prefix }: Wanted,
+): Promise<Found | undefined> {
+  const root = await cachedSnapshot(place, commit)
+  if (root === undefined) return undefined
+  const folder = join(root, prefix)
+  const names: readonly string[] = await readdir(folder).catch(() => [])
   const config = ["config.json", "open_clip_config.json"].find((name) => names.includes(name))
   const weights = await weightsOf(folder, names, allowPickle)
   const missing = [...(config ? [] : ["config.json"]), ...weights.missing]
   const used = [...SMALL.filter((name) => names.includes(name)), ...weights.used]
   const tree = await readTree(place, commit)
   for (const name of used) {
-    const file = tree?.get(name)
+    const file = tree?.get(`${prefix}${name}`)
     const { size } = await stat(await fileIn(folder, name))
     if (file && size !== file.size)
       corrupt(place.repo, join(folder, name), `has ${size} bytes, the Hub listed ${file.size}`)
   }
-  return { folder, missing, unsure: missing.length === 0 && (await unsure(place, commit, folder, names)) }
+  return { folder, missing, unsure: missing.length === 0 && (await unsure(place, commit, folder, names, prefix)) }
 }
 
 async function weightsOf(folder: string, names: readonly string[], allowPickle: boolean) {
@@ -55,10 +68,16 @@ async function weightsOf(folder: string, names: readonly string[], allowPickle: 
 const RULES = { limit: MAX_SMALL, malformed: "E_CONFIG", tooLarge: "E_CONFIG_LIMIT" } as const
 
 /** timm's and open_clip's configs say themselves what is done to images. */
-async function unsure(place: RepoPlace, commit: string, folder: string, names: readonly string[]): Promise<boolean> {
+async function unsure(
+  place: RepoPlace,
+  commit: string,
+  folder: string,
+  names: readonly string[],
+  prefix: string,
+): Promise<boolean> {
   const isKnown = ["preprocessor_config.json", "processor_config.json"].some((name) => names.includes(name))
   if (isKnown || !names.includes("config.json")) return false
-  if (await isFile(place.absent(commit, "preprocessor_config.json"))) return false
+  if (await isFile(place.absent(commit, `${prefix}preprocessor_config.json`))) return false
   const config = await readJson(await fileIn(folder, "config.json"), RULES).catch(() => undefined)
   return typeof config === "object" && config !== null && "model_type" in config
 }

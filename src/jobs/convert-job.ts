@@ -7,6 +7,7 @@ import { convertModel } from "../export/convert.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest } from "../files/manifest.ts"
 import { type LoadedViT, loadPretrained } from "../hub/load-pretrained.ts"
+import { pushFolder } from "../hub/push.ts"
 import { byteLength } from "../tensor/tensor.ts"
 import { version } from "../version.ts"
 import type { JobContext } from "./child.ts"
@@ -25,7 +26,7 @@ export async function convertJob(job: ConvertJob, { reserve, progress }: JobCont
     const key = sha256("convert", version, source.digest, JSON.stringify(options))
     const folder = join(out, slug)
     const before = await doneBefore(job, key, () => measured(job))
-    if (before) return { already: true, ...before }
+    if (before) return { already: true, ...before, ...(await pushed(job, folder)) }
     if (!job.force) await refuseForeign(folder)
     await reserve(neededBytes(model, job))
     await recordBegun(job, { key, source })
@@ -39,10 +40,17 @@ export async function convertJob(job: ConvertJob, { reserve, progress }: JobCont
     })
     const value = { ...(await measured(job)), ...(warnings.length && { warnings }) }
     await recordDone(job, { key, source }, value)
-    return { already: false, ...value }
+    return { already: false, ...value, ...(await pushed(job, folder)) }
   } finally {
     await model.release()
   }
+}
+
+/** Its repo's commit; that of before where nothing differs. Repo ids hold no "--". */
+async function pushed({ push, slug }: ConvertJob, folder: string): Promise<Pick<JobValue, "pushed">> {
+  if (push === undefined) return {}
+  const { commit } = await pushFolder(folder, `${push}/${slug.replaceAll(/-{2,}/g, "-")}`)
+  return commit === undefined ? {} : { pushed: commit }
 }
 
 /** What the output itself says of it. */

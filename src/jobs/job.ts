@@ -28,7 +28,7 @@ interface Common extends JobModel {
   readonly slug: string
 }
 
-/** One model becomes the folder `out/slug`, and where `push` says so the repo `push/slug`. */
+/** One model becomes the folder `out/slug`, and where `push` says so a repo of that owner, called as the slug is. */
 export interface ConvertJob extends Common {
   readonly kind: "convert"
   readonly hooks?: readonly string[]

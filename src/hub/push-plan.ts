@@ -1,0 +1,99 @@
+/** @file What of a folder goes up as what: files, a card where there is none, a run's checkpoints; and that all of it is right. */
+import { existsSync } from "node:fs"
+import { readFile } from "node:fs/promises"
+import { basename, join } from "node:path"
+import { CARD_FILE, filesOf, makeCard } from "../cards/card.ts"
+import { withoutPrivatePaths } from "../cards/private-paths.ts"
+import { validateCard } from "../cards/validate.ts"
+import { fail, PrismaError } from "../errors.ts"
+import { CHECKPOINTS, stepOf, tagOf } from "./checkpoints.ts"
+import { type Content, fileContent, listFolder, refuseSecrets, type Skipped, textContent } from "./push-folder.ts"
+
+/** Commits of checkpoints in one push: with that of the branch, and room, 20; the Hub takes 128 an hour of an account. */
+export const MAX_STEPS = 18
+/** Files of a checkpoint that a run goes on from; a model is made of the others. */
+const RUN_STATE = /(^|\/)(optimizer\.safetensors|state\.json|manifest\.json)$/
+
+export interface Plan {
+  readonly contents: readonly Content[]
+  /** Checkpoints that become revisions, ascending. */
+  readonly steps: readonly { readonly step: number; readonly contents: readonly Content[] }[]
+  readonly skipped: readonly Skipped[]
+}
+
+interface Planned {
+  /** What becomes of checkpoints; by default revisions, and folders where there are too many. */
+  readonly how: "revisions" | "folders" | "none" | undefined
+  /** Which no text may hold. */
+  readonly token: string | undefined
+}
+
+/** What goes up, where it is right. Errors: E_INPUT, E_UNSAFE_PATH, E_SECRET_FOUND, E_CARD, E_IO. */
+export async function planOf(folder: string, repo: string, { how: asked, token }: Planned): Promise<Plan> {
+  const { files, skipped } = await listFolder(folder)
+  const steps = new Map<number, Content[]>()
+  const contents: Content[] = []
+  for (const local of files) {
+    await refuseSecrets(local, token)
+    const inStep = stepOf(local.path)
+    if (inStep && RUN_STATE.test(local.path)) {
+      skipped.push({ path: local.path, why: "is what a run goes on from" })
+      continue
+    }
+    const content = await publicContent(folder, local)
+    if (!inStep) contents.push(content)
+    else steps.set(inStep.step, [...(steps.get(inStep.step) ?? []), content])
+  }
+  const whole = [...steps].filter(([, some]) => some.some(({ path }) => path.endsWith("/config.json"))).sort(([a], [b]) => a - b) // prettier-ignore
+  const how = asked ?? (whole.length > MAX_STEPS ? "folders" : "revisions")
+  const card = await cardOf(folder, repo)
+  if (card) contents.push(card)
+  if (how === "folders") contents.push(...whole.flatMap(([, some]) => some))
+  if (how === "none") for (const [step] of whole) skipped.push({ path: `${CHECKPOINTS}/${tagOf(step)}`, why: "checkpoints stay here" }) // prettier-ignore
+  const atRoot = (some: readonly Content[]) => some.map((c) => ({ ...c, path: c.path.slice(stepOf(c.path)!.folder.length + 1) })) // prettier-ignore
+  return {
+    contents,
+    steps: how === "revisions" ? whole.map(([step, some]) => ({ step, contents: atRoot(some) })) : [],
+    skipped,
+  }
+}
+
+/** A file as it goes up: of the JSON files that name paths of one machine, without these. */
+async function publicContent(folder: string, local: Parameters<typeof fileContent>[0]): Promise<Content> {
+  const name = basename(local.path)
+  if (!/^(training|config|evaluation)\.json$/.test(name) || local.size > 2 ** 24) return fileContent(local, local.path)
+  const text = await readFile(local.file, "utf8")
+  try {
+    const json = JSON.parse(text) as unknown
+    const clean = withoutPrivatePaths(name, json)
+    if (JSON.stringify(clean) === JSON.stringify(json)) return fileContent(local, local.path)
+    // Other bytes than those whose hash stands beside them.
+    if (existsSync(join(folder, "manifest.json"))) {
+      const how = "take them out with: vit-prisma card DIR --strip-paths"
+      return fail("E_CARD", `${local.path}: names paths of this machine; ${how}`, { file: local.file })
+    }
+    return textContent(`${JSON.stringify(clean, undefined, 2)}\n`, local.path)
+  } catch (error) {
+    if (error instanceof SyntaxError) return fileContent(local, local.path)
+    throw error
+  }
+}
+
+/** The card that a model's folder lacks. Error: E_CARD for one that is there and wrong. */
+async function cardOf(folder: string, repo: string): Promise<Content | undefined> {
+  const file = join(folder, CARD_FILE)
+  if (existsSync(file)) {
+    const [first, ...more] = validateCard(await readFile(file, "utf8"), filesOf(folder))
+    if (!first) return undefined
+    const rest = more.length ? ` and ${more.length} more (vit-prisma card DIR)` : ""
+    const { line, key, what, todo } = first
+    return fail("E_CARD", `${file}:${line}: ${key ? `${key} ` : ""}${what}; ${todo}${rest}`, { file })
+  }
+  if (!existsSync(join(folder, "config.json"))) return undefined
+  const name = repo.slice(repo.indexOf("/") + 1)
+  const text = await makeCard(folder, { repo, name }).catch((error: unknown) => {
+    if (error instanceof PrismaError) return undefined
+    throw error
+  })
+  return text === undefined ? undefined : textContent(text, CARD_FILE)
+}

@@ -1,0 +1,271 @@
+/** @file A folder to a repo of the Hub: what differs goes up, in one commit; pushed again, nothing does (docs/upload.md). */
+import { basename, resolve } from "node:path"
+import { fail } from "../errors.ts"
+import { repoId } from "../files/paths.ts"
+import { account, apiUrl, createBranch, createRepo, posted, protocol, record, refsOf, repoName, setTag } from "./api.ts"
+import { checkRevision, isCommit } from "./cache.ts"
+import { tagOf } from "./checkpoints.ts"
+import type { DownloadProgress } from "./download.ts"
+import { blobHash } from "./hash.ts"
+import { hubHttp, type HubHttp } from "./http.ts"
+import { filesAt, type RepoFile } from "./listing.ts"
+import { commitFiles, type Committed } from "./push-commit.ts"
+import { type Content, pathInRepo, type Skipped } from "./push-folder.ts"
+import { type Large, uploadLarge } from "./push-large.ts"
+import { MAX_STEPS, type Plan, planOf } from "./push-plan.ts"
+import { hubSettings, type HubOptions } from "./settings.ts"
+
+export interface PushOptions extends Pick<HubOptions, "endpoint" | "token" | "offline"> {
+  /** Of a repo that is made; public by default. */
+  readonly private?: boolean | undefined
+  /** "main"; one that is not there begins at main. */
+  readonly branch?: string | undefined
+  /** The commit's title. */
+  readonly message?: string | undefined
+  /** A folder of the repo; by default its root. */
+  readonly path?: string | undefined
+  /**
+   * What becomes of a run's checkpoints: each a commit of the branch "checkpoints" with a tag "step-1200", or folders
+   * "checkpoints/step-00001200" in the one commit. By default revisions, and folders where there are more than 18.
+   */
+  readonly checkpoints?: "revisions" | "folders" | "none" | undefined
+  /** Send nothing, tell what would be sent. */
+  readonly dryRun?: boolean | undefined
+  readonly onProgress?: ((progress: Omit<DownloadProgress, "commit">) => void) | undefined
+  readonly onWait?: ((text: string) => void) | undefined
+  readonly signal?: AbortSignal | undefined
+  /** In place of one of the settings' own. */
+  readonly http?: HubHttp
+}
+
+export interface Change {
+  readonly path: string
+  readonly size: number
+  readonly is: "added" | "modified"
+}
+
+/** A checkpoint that goes up as a revision. */
+export interface PushedStep {
+  readonly step: number
+  readonly tag: string
+  /** Undefined where it is not there yet: in a dry run. */
+  readonly commit?: string
+  readonly changes: readonly Change[]
+}
+
+export interface Pushed {
+  readonly repo: string
+  readonly branch: string
+  readonly url: string
+  /** The repo was made, or would be. */
+  readonly created: boolean
+  /** What the branch means now; undefined in the dry run of a repo that is not there. */
+  readonly commit?: string
+  /** A commit was made. */
+  readonly committed: boolean
+  readonly changes: readonly Change[]
+  readonly unchanged: number
+  /** Bytes that went to the store of large files. */
+  readonly sent: number
+  readonly skipped: readonly Skipped[]
+  readonly checkpoints: readonly PushedStep[]
+  /** Checkpoints that wait for the next push, as a repo takes no more commits an hour. */
+  readonly left: readonly number[]
+}
+
+const BRANCH = "checkpoints"
+/** Files asked about in one request, and bytes of each that are shown. */
+const [ASKED, SAMPLE] = [100, 512]
+
+/**
+ * Push a folder. Nothing of the repo is taken away; files that are there already are not sent. Errors: E_HUB_AUTH (no token,
+ * or one that may not write) before anything is read; E_INPUT, E_UNSAFE_PATH, E_SECRET_FOUND, E_CARD of the folder before
+ * anything is sent; E_HUB_CONFLICT; E_CHANGED_DURING_READ; those of the Hub. After each of them the same call goes on.
+ */
+export async function pushFolder(folder: string, repo: string, options: PushOptions = {}): Promise<Pushed> {
+  const { signal, dryRun = false, path = "" } = options
+  const settings = await hubSettings(options)
+  const http = options.http ?? hubHttp({ ...settings, ...(options.onWait && { onWait: options.onWait }) })
+  const given = repoId(repo)
+  const branch = branchOf(given, options.branch ?? "main")
+  const who = await account(http, signal)
+  if (who.role === "read") fail("E_HUB_AUTH", `${http.endpoint}: the token of ${who.name} may only read; give one that may write`) // prettier-ignore
+  const wanted = given.includes("/") ? given : `${who.name}/${given}`
+  const plan = await planOf(folder, wanted, { how: options.checkpoints, token: settings.token })
+  const there = await repoName(http, wanted, signal)
+  if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
+  const id = there ?? wanted
+  const push = new Push(http, id, options)
+  const prefix = path === "" ? "" : pathInRepo(path)
+  const main = await push.branch(
+    branch,
+    prefix,
+    plan.contents,
+    options.message ?? `Upload ${basename(resolve(folder))}`,
+  )
+  const known =
+    plan.steps.length && there !== undefined ? (await refsOf(http, id, signal)).tags : new Map<string, string>()
+  const { done, left } = await push.steps(plan.steps, known, main.commit)
+  return {
+    repo: id,
+    branch,
+    url: `${http.endpoint}/${id}`,
+    created: there === undefined,
+    ...main,
+    sent: push.sent,
+    skipped: plan.skipped,
+    checkpoints: done,
+    left,
+  }
+}
+
+function branchOf(repo: string, branch: string): string {
+  if (!isCommit(branch)) return checkRevision(repo, branch)
+  return fail("E_REVISION", `${repo}: a commit cannot be pushed to; give a branch`, { repo })
+}
+
+const changeOf = ({ path, size }: Content, before: ReadonlyMap<string, RepoFile>): Change => ({
+  path,
+  size,
+  is: before.has(path) ? "modified" : "added",
+})
+
+async function hashOf(content: Content, kind: "sha256" | "git"): Promise<string> {
+  const hash = blobHash(kind === "git" ? "0".repeat(40) : "0".repeat(64), content.size)
+  for await (const piece of content.blob().stream()) hash.update(piece)
+  await content.check()
+  return hash.hex()
+}
+
+/** What one call has to do with one repo. */
+class Push {
+  sent = 0
+
+  constructor(
+    readonly http: HubHttp,
+    readonly repo: string,
+    readonly options: PushOptions,
+  ) {}
+
+  /** Commit what a branch lacks of `contents`. */
+  async branch(branch: string, prefix: string, contents: readonly Content[], message: string, from = "main") {
+    const { http, repo, options } = this
+    const { dryRun = false, signal } = options
+    const placed = prefix ? contents.map((c) => ({ ...c, path: `${prefix}${c.path}` })) : contents
+    let parent = await this.head(branch)
+    if (parent === undefined && !dryRun) {
+      await createBranch(http, repo, branch, from)
+      parent = await this.head(branch)
+      if (parent === undefined)
+        return protocol(apiUrl(http, repo, "refs"), repo, `lists no branch ${branch} after it was made`)
+    }
+    const at = parent ?? (await this.head("main"))
+    const listed = at === undefined ? [] : await filesAt(http, repo, at)
+    const before = new Map(listed.map((file) => [file.path, file]))
+    const differing: Content[] = []
+    for (const content of placed) {
+      const is = before.get(content.path)
+      const same =
+        is?.size === content.size && (await hashOf(content, is.etag.length === 40 ? "git" : "sha256")) === is.etag
+      if (!same) differing.push(content)
+    }
+    const modes = at === undefined ? undefined : await this.modes(at, differing)
+    const wanted = differing.filter(({ path }) => modes?.get(path) !== "ignored")
+    const changes = wanted.map((content) => changeOf(content, before))
+    const result = { changes, unchanged: placed.length - wanted.length, committed: false, ...(parent !== undefined && { commit: parent }) } // prettier-ignore
+    if (dryRun || !wanted.length || parent === undefined || !modes) return result
+    const committed: Committed[] = []
+    for (const content of wanted) {
+      const etag = await hashOf(content, modes.get(content.path) === "lfs" ? "sha256" : "git")
+      committed.push({ ...content, etag })
+    }
+    await this.upload(committed.filter(({ etag }) => etag.length === 64))
+    const commit = await commitFiles(http, { repo, branch, message, parent, before, files: committed, signal })
+    return { ...result, committed: true, commit }
+  }
+
+  /** Checkpoints, each a commit with a tag. */
+  async steps(all: Plan["steps"], tags: ReadonlyMap<string, string>, from: string | undefined) {
+    const done: PushedStep[] = []
+    const left: number[] = []
+    let commits = 0
+    for (const { step, contents } of all) {
+      const tag = tagOf(step)
+      const tagged = tags.get(tag)
+      const changes =
+        tagged === undefined ? contents.map((c) => changeOf(c, new Map())) : await this.changed(contents, tagged)
+      if (!changes.length) done.push({ step, tag, ...(tagged !== undefined && { commit: tagged }), changes })
+      else if (commits === MAX_STEPS) left.push(step)
+      else if (this.options.dryRun) {
+        done.push({ step, tag, changes })
+        commits++
+      } else {
+        const { commit } = await this.branch(BRANCH, "", contents, `Step ${step}`, from)
+        await setTag(this.http, this.repo, tag, commit!, tagged)
+        done.push({ step, tag, ...(commit !== undefined && { commit }), changes })
+        commits++
+      }
+    }
+    return { done, left }
+  }
+
+  private async changed(contents: readonly Content[], commit: string): Promise<Change[]> {
+    const before = new Map((await filesAt(this.http, this.repo, commit)).map((file) => [file.path, file]))
+    const changes: Change[] = []
+    for (const content of contents) {
+      const is = before.get(content.path)
+      const etag = is?.size === content.size && (await hashOf(content, is.etag.length === 40 ? "git" : "sha256"))
+      if (etag !== is?.etag) changes.push(changeOf(content, before))
+    }
+    return changes
+  }
+
+  /** What a branch means; undefined where there is none, or no repo. */
+  private async head(branch: string): Promise<string | undefined> {
+    const { http, repo, options } = this
+    if (options.dryRun && (await repoName(http, repo, options.signal)) === undefined) return undefined
+    return (await refsOf(http, repo, options.signal)).branches.get(branch)
+  }
+
+  /** How the Hub wants each file: apart, with the commit, or not at all, as the repo's .gitignore says. */
+  private async modes(
+    commit: string,
+    contents: readonly Content[],
+  ): Promise<Map<string, "lfs" | "regular" | "ignored">> {
+    const { http, repo, options } = this
+    const url = apiUrl(http, repo, "preupload", commit)
+    const attributes = contents.find(({ path }) => path === ".gitattributes")
+    const gitAttributes = attributes && (await new Response(attributes.blob().stream()).text())
+    const modes = new Map<string, "lfs" | "regular" | "ignored">()
+    for (let at = 0; at < contents.length; at += ASKED) {
+      const some = contents.slice(at, at + ASKED)
+      const files: { path: string; size: number; sample: string }[] = []
+      for (const { path, size, blob } of some) {
+        const start = await new Response(blob(0, Math.min(size, SAMPLE)).stream()).arrayBuffer()
+        files.push({ path, size, sample: Buffer.from(start).toString("base64") })
+      }
+      const asked = { ...posted({ ...(gitAttributes !== undefined && { gitAttributes }), files }), repo }
+      const answer = record(await http.json(url, { ...asked, ...(options.signal && { signal: options.signal }) }))
+      const told = Array.isArray(answer["files"]) ? answer["files"].map(record) : []
+      for (const { path } of some) {
+        const { uploadMode, shouldIgnore } = told.find((file) => file["path"] === path) ?? {}
+        if (uploadMode !== "lfs" && uploadMode !== "regular") protocol(url, repo, `does not say how ${path} is stored`)
+        modes.set(path, shouldIgnore === true ? "ignored" : uploadMode)
+      }
+    }
+    return modes
+  }
+
+  private async upload(files: readonly Committed[]): Promise<void> {
+    const { http, repo, options } = this
+    const large: Large[] = files.map((file) => ({ ...file, oid: file.etag }))
+    const total = large.reduce((n, { size }) => n + size, 0)
+    const done = new Map<string, number>()
+    const onBytes = ({ path, size }: Large, n: number) => {
+      done.set(path, n)
+      const totalDone = [...done.values()].reduce((a, b) => a + b, 0)
+      options.onProgress?.({ repo, file: path, done: n, size, totalDone, total })
+    }
+    this.sent += await uploadLarge(http, repo, large, { signal: options.signal, onBytes })
+  }
+}
