@@ -8,8 +8,10 @@ import { plainUrl } from "./redirects.ts"
 export const record = (value: unknown): Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
 
-export const posted = (body: unknown): { method: "POST"; body: string; headers: Record<string, string> } => ({
-  method: "POST",
+/** A request that may be sent again, where its answer did not come or was cut. */
+export const posted = (body: unknown) => ({
+  method: "POST" as const,
+  whole: true,
   body: JSON.stringify(body),
   headers: { "content-type": "application/json" },
 })

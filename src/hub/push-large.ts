@@ -1,6 +1,6 @@
 /** @file Large files to the store behind a Hub, whole or in parts, by git-lfs' batch
  * (https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md); what the store has is not sent again. */
-import { fail, PrismaError } from "../errors.ts"
+import { type ErrorCode, fail, PrismaError } from "../errors.ts"
 import { parallel } from "../files/parallel.ts"
 import { quote } from "../tensor/quote.ts"
 import { posted, protocol, record } from "./api.ts"
@@ -30,6 +30,13 @@ interface Upload {
 const [OBJECTS, WIDTH] = [100, 3]
 /** New addresses that are asked for where one is too old. */
 const FRESH = 2
+/** What a store says of an address that is too old, most often, and of an upload that is over. */
+const ASKED_AGAIN: ReadonlySet<ErrorCode> = new Set([
+  "E_HUB_AUTH",
+  "E_HUB_PROTOCOL",
+  "E_HUB_NOT_FOUND",
+  "E_HUB_CONFLICT",
+])
 const LFS = "application/vnd.git-lfs+json"
 
 export interface Sending {
@@ -72,14 +79,14 @@ async function batch(
 ): Promise<Map<string, Upload>> {
   const url = hubUrl(http.endpoint, ...segments(`${repo}.git`), "info", "lfs", "objects", "batch")
   const objects = files.map(({ oid, size }) => ({ oid, size }))
-  const { method, body } = posted({
+  const asked = posted({
     operation: "upload",
     transfers: ["basic", "multipart"],
     hash_algo: "sha_256",
     objects,
   })
   const headers = { accept: LFS, "content-type": LFS }
-  const answer = record(await http.json(url, { method, body, headers, repo, ...(signal && { signal }) }))
+  const answer = record(await http.json(url, { ...asked, headers, repo, ...(signal && { signal }) }))
   const listed = answer["objects"]
   if (!Array.isArray(listed)) return protocol(url, repo, "names no objects")
   const uploads = new Map<string, Upload>()
@@ -145,14 +152,15 @@ async function send(
     await (upload.parts ? sendParts(http, repo, file, upload, sending) : sendWhole(http, repo, file, upload, sending))
     if (!upload.verify) return
     const { href, headers } = upload.verify
-    const { method, body } = posted({ oid: file.oid, size: file.size })
-    await http.request(href, { method, body, headers: { ...headers, "content-type": LFS }, repo, ...(sending.signal && { signal: sending.signal }) }) // prettier-ignore
+    const asked = posted({ oid: file.oid, size: file.size })
+    await http.request(href, { ...asked, headers: { ...headers, "content-type": LFS }, ...init(repo, sending) })
   } catch (error) {
-    // A store's "forbidden" is most often an address that is too old.
-    const isOld = error instanceof PrismaError && error.code === "E_HUB_AUTH" && fresh < FRESH
-    if (!isOld) throw error
+    if (!(error instanceof PrismaError && ASKED_AGAIN.has(error.code))) throw error
     const again = (await batch(http, repo, [file], sending)).get(file.oid)
-    if (again) await send(http, repo, file, again, sending, fresh + 1)
+    // Nowhere to send it to: the answer that said so was lost.
+    if (!again) return
+    if (error.code !== "E_HUB_AUTH" || fresh === FRESH) throw error
+    await send(http, repo, file, again, sending, fresh + 1)
   }
 }
 
