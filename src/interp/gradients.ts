@@ -10,7 +10,7 @@ import type { GraphView, Interventions } from "./hooked-vit.ts"
 /** A value of the graph, summed if it is no scalar; or text: an output or hook with an index, "logits[:, 1]". */
 export type Metric = string | ((at: GraphView) => Value)
 
-export interface GradientOptions extends Pick<Interventions, "patch" | "edit"> {
+export interface GradientOptions extends Pick<Interventions, "patch" | "edit" | "inputs"> {
   /** Hooks to differentiate at, or `pixel_values`. */
   readonly at?: HookNames
   /** Differentiate at every weight too. */

@@ -102,7 +102,7 @@ async function slopesOf(model: HookedViT, points: readonly Tensor[], names: read
 }
 
 /** Midpoints of `steps` equal parts of the way; of one step, the base itself. */
-function line(base: Tensor, source: Source, steps: number): Tensor[] {
+export function line(base: Tensor, source: Source, steps: number): Tensor[] {
   if (!Number.isInteger(steps) || steps < 1) fail("E_INPUT", `steps must be a whole number of at least 1, got ${steps}`)
   if (steps === 1) return [base]
   if (!("run" in source))

@@ -5,7 +5,7 @@
  */
 import { fail, PrismaError } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { Moments } from "../attention/estimate.ts"
+import { Moments } from "../estimate.ts"
 import { inputValues, type ModelInput } from "../feeds.ts"
 import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
