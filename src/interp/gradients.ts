@@ -48,6 +48,19 @@ export function imageMetric(metric: Metric, view: GraphView): Value {
   )
 }
 
+/** A metric that is one number of each image as it stands, [batch]. Errors: those of `imageMetric`; E_INPUT for several. */
+export function scalarMetric(metric: Metric, view: GraphView): Value {
+  const { shape } = unsummed(metric, view)
+  if (shape.slice(1).some((size) => size !== 1)) {
+    const called = typeof metric === "string" ? `the metric ${quote(metric)}` : "the metric"
+    fail(
+      "E_INPUT",
+      `${called} must be one number of each image, got ${show(shape)}: index it, as "logits[:, 1]", or sum it`,
+    )
+  }
+  return imageMetric(metric, view)
+}
+
 function unsummed(metric: Metric, view: GraphView): Value {
   if (typeof metric !== "string" && typeof metric !== "function") {
     fail("E_INPUT", `a metric is a text as "logits[:, 1]" or a function of the graph, got ${typeof metric}`)

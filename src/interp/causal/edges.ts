@@ -10,7 +10,7 @@ import type { Dim } from "../../graph/dims.ts"
 import { add, concat, constant, matmul, mul, reshape, slice, sub, sum, transpose } from "../../graph/ops.ts"
 import type { Value } from "../../graph/value.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { Edit, HookedViT, RunOptions } from "../hooked-vit.ts"
 import { checkEdge, receiverHook, type Receiver, type Sender } from "./path.ts"
 import type { Rows } from "./sources.ts"
@@ -161,7 +161,7 @@ export async function edgeSlopes(
     inputs: { [CHANGE]: change, ...gates(layout, n, () => 0) },
     outputs: (view) => {
       const slopes = grad(
-        sum(imageMetric(metric, view), [0]),
+        sum(scalarMetric(metric, view), [0]),
         readers.map((r) => view.hook(gate(r))),
       )
       return Object.fromEntries(readers.map((r, i) => [r.hook, slopes[i]!]))
@@ -190,7 +190,7 @@ export async function metricWithout(
     at: senderHooks(layout).filter((hook) => hook.endsWith("hook_result")),
     edit: edits(layout, (at, reads) => sub(slice(at(TO), 1, 0, reads), written(layout, scales, at, reads))),
     inputs: { [TO]: other, ...gates(layout, images.shape[0]!, (edge) => (cut(edge) ? 1 : 0)) },
-    outputs: (view) => ({ value: imageMetric(metric, view) }),
+    outputs: (view) => ({ value: scalarMetric(metric, view) }),
   }
   const { value } = await model.run(images, options)
   return Array.from(value!.data as Float32Array)

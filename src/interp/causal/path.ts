@@ -7,7 +7,7 @@
  */
 import { fail } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { valuesAt } from "./sources.ts"
 
@@ -53,7 +53,7 @@ export async function pathPatch(model: HookedViT, options: PathOptions): Promise
   }
   const { value } = await model.run(base, {
     patch: Object.fromEntries(patch),
-    outputs: (view) => ({ value: imageMetric(metric, view) }),
+    outputs: (view) => ({ value: scalarMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }
