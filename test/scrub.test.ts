@@ -130,26 +130,42 @@ describe("dropped tokens", () => {
     )
   })
 
-  it("are not pooled: the mean and the pooling head go over what stays", async () => {
-    for (const model of [gap, map]) {
-      const one = images(model, 1, 3)
-      const { tokens } = { tokens: Array.from({ length: model.config.vision.imageSize[0] ** 2 }, (_, i) => i) }
-      const patches = (model.config.vision.imageSize[0] / model.config.vision.patchSize[0]) ** 2
-      const prefix = model.config.vision.prefix.reduce((n, p) => n + p.count, 0)
-      const gone = tokens.slice(prefix + 1, prefix + patches)
-      const { model: shorter, patch } = await withoutTokens(model, one, gone)
-      const { cache } = await shorter.runWithCache({}, { patch })
-      expect(cache.get("blocks.0.attn.hook_pattern").shape.at(-1)).toBe(prefix + 1)
-      // Permuting all that is left with what was dropped first changes nothing: order is in the positions alone.
-      const wider = await withoutTokens(model, one, gone.slice(1))
-      expect(wider.patch["hook_full_embed"]!.shape[1]).toBe(prefix + 2)
+  it.each([
+    ["the mean", gap],
+    ["a pooling head", map],
+  ])("are not pooled: %s goes over what stays", async (_, model) => {
+    const two = images(model, 2, 3)
+    const T = model.hooks.get("blocks.0.hook_resid_pre")!.shape[1] as number
+    const gone = [T - 1, T - 3]
+    const { model: shorter, patch } = await withoutTokens(model, two, gone)
+    const { logits } = await shorter.run({}, { patch })
+    const hidden = (scores: Tensor) => {
+      const keys = scores.shape.at(-1)!
+      // A pooling head may read patches alone: its keys are the last of the tokens.
+      const data = (scores.data as Float32Array).map((x, i) => (gone.includes((i % keys) + T - keys) ? -Infinity : x))
+      return float32(scores.shape, data)
     }
-    // By loops: the final norm's tokens averaged over those that stay.
-    const one = images(gap, 1, 4)
-    const { model: shorter, patch } = await withoutTokens(gap, one, [0, 2])
-    const outputs = await shorter.runWithCache({}, { patch })
-    const last = outputs.cache.get("blocks.1.hook_resid_post")
-    expect(last.shape[1]).toBe(gap.config.vision.imageSize[0] ** 2 / gap.config.vision.patchSize[0] ** 2 - 2)
+    // Rows that are gone become the mean of those that stay, so that the mean of all is theirs.
+    const last = model.hooks.has("ln_final.hook_normalized") ? "ln_final.hook_normalized" : "blocks.1.hook_resid_post"
+    const prefix = model.config.vision.poolsPrefix ? 0 : model.config.vision.prefix.reduce((n, p) => n + p.count, 0)
+    const averaged = (x: Tensor) => {
+      const data = Float32Array.from(x.data as Float32Array)
+      const d = x.shape[2]!
+      for (let at = 0; at < data.length; at += T * d)
+        for (let k = 0; k < d; k++) {
+          const kept = Array.from({ length: T - prefix }, (_, t) => t + prefix).filter((t) => !gone.includes(t))
+          const value = mean(kept.map((t) => data[at + t * d + k]!))
+          for (const t of gone) data[at + t * d + k] = value
+        }
+      return float32(x.shape, data)
+    }
+    const hooks = { "*hook_attn_scores": hidden, ...(model === gap && { [last]: averaged }) }
+    const want = await model.run(two, { hooks })
+    for (const [i, x] of (want.logits.data as Float32Array).entries()) expect(logits.data[i]).toBeCloseTo(x, 4)
+    const plain = (await model.run(two)).logits
+    expect(
+      Math.max(...(logits.data as Float32Array).map((x, i) => Math.abs(x - Number(plain.data[i])))),
+    ).toBeGreaterThan(1e-4)
   })
 
   it("come as rows, one for each group", async () => {
