@@ -138,12 +138,15 @@ describe("path patching", () => {
     return got[read]!
   }
 
-  it.each<[Exclude<Sender, { embed: true }>]>([[{ layer: 1, head: 2 }], [{ layer: 0, mlp: true }]])("from %o to the outputs", async (sender) => {
-    const got = await pathPatch(mouse, { base, source, sender, receivers: [{ input: "end" }], metric })
-    close(got, logit7(await frozen(sender, "logits")))
-    const plain = await measure(mouse, base, metric)
-    expect(Math.abs(got[0]! - plain[0]!)).toBeGreaterThan(1e-4)
-  })
+  it.each<[Exclude<Sender, { embed: true }>]>([[{ layer: 1, head: 2 }], [{ layer: 0, mlp: true }]])(
+    "from %o to the outputs",
+    async (sender) => {
+      const got = await pathPatch(mouse, { base, source, sender, receivers: [{ input: "end" }], metric })
+      close(got, logit7(await frozen(sender, "logits")))
+      const plain = await measure(mouse, base, metric)
+      expect(Math.abs(got[0]! - plain[0]!)).toBeGreaterThan(1e-4)
+    },
+  )
 
   it.each<[Exclude<Sender, { embed: true }>, Exclude<Receiver, { input: "end" }>]>([
     [
