@@ -25,9 +25,9 @@ export {
   type Edit,
   type GraphView,
   type Interventions,
-  type Positions,
   type RunOptions,
 } from "./interp/hooked-vit.ts"
+export type { Positions } from "./interp/positions.ts"
 export type { GradientOptions, Gradients, Metric } from "./interp/gradients.ts"
 export {
   decomposeLogit,
@@ -64,7 +64,7 @@ export {
   type HeadReport,
   type HeadScore,
 } from "./interp/attention/heads.ts"
-export { studentT, type Estimate } from "./interp/attention/estimate.ts"
+export { studentT, type Estimate } from "./interp/estimate.ts"
 export * as circuits from "./interp/circuits/index.ts"
 export type { Factored, Svd } from "./interp/circuits/factored.ts"
 export type { Eigenvalues } from "./interp/circuits/eigen.ts"
@@ -91,6 +91,19 @@ export {
   type CircuitNode,
   type CircuitOptions,
 } from "./interp/causal/circuit.ts"
+export {
+  edgeAttribution,
+  findEdges,
+  runEdges,
+  type EdgeCircuit,
+  type EdgeOptions,
+  type EdgeScore,
+} from "./interp/causal/edge-attribution.ts"
+export { edgeName, type Edge } from "./interp/causal/edges.ts"
+export type { CurveOptions, CurvePoint } from "./interp/causal/faithfulness.ts"
+export { dropTokens, withoutTokens, type DropOptions, type Shorter } from "./interp/causal/drop.ts"
+export * as metrics from "./interp/causal/metrics.ts"
+export { resample, type ScrubGroup, type Scrubbed, type ScrubOptions } from "./interp/causal/scrub.ts"
 export { addNoise, blur, fillMean, swapRegion, type Region } from "./interp/causal/corruptions.ts"
 export { ablate, denoise, noise, type Ablation, type Pair } from "./interp/causal/patching.ts"
 export { pathPatch, type PathOptions, type Receiver, type Sender } from "./interp/causal/path.ts"

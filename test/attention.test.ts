@@ -15,7 +15,7 @@ import {
   tokenLayout,
   type Tensor,
 } from "../src/index.ts"
-import { Moments } from "../src/interp/attention/estimate.ts"
+import { Moments } from "../src/interp/estimate.ts"
 import { flowNetwork, type Edge } from "../src/interp/attention/max-flow.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { reference, root } from "./helpers/cli.ts"

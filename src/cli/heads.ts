@@ -1,7 +1,7 @@
 /** @file vit-prisma heads: how wide and how far each attention head looks, and which ones do something simple. */
 import { decodeImage, type Image } from "../data/image.ts"
 import { headReport, type HeadReport, type HeadScore } from "../interp/attention/heads.ts"
-import type { Estimate } from "../interp/attention/estimate.ts"
+import type { Estimate } from "../interp/estimate.ts"
 import type { ImageInput } from "../viewer/encode.ts"
 import { counted, loadModel, print, printJson, style, table, type ModelOptions } from "./output.ts"
 import { checkPictures, pictureBase, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"

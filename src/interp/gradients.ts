@@ -10,7 +10,7 @@ import type { GraphView, Interventions } from "./hooked-vit.ts"
 /** A value of the graph, summed if it is no scalar; or text: an output or hook with an index, "logits[:, 1]". */
 export type Metric = string | ((at: GraphView) => Value)
 
-export interface GradientOptions extends Pick<Interventions, "patch" | "edit"> {
+export interface GradientOptions extends Pick<Interventions, "patch" | "edit" | "inputs"> {
   /** Hooks to differentiate at, or `pixel_values`. */
   readonly at?: HookNames
   /** Differentiate at every weight too. */
@@ -46,6 +46,19 @@ export function imageMetric(metric: Metric, view: GraphView): Value {
     value,
     value.shape.slice(1).map((_, i) => i + 1),
   )
+}
+
+/** A metric that is one number of each image as it stands, [batch]. Errors: those of `imageMetric`; E_INPUT for several. */
+export function scalarMetric(metric: Metric, view: GraphView): Value {
+  const { shape } = unsummed(metric, view)
+  if (shape.slice(1).some((size) => size !== 1)) {
+    const called = typeof metric === "string" ? `the metric ${quote(metric)}` : "the metric"
+    fail(
+      "E_INPUT",
+      `${called} must be one number of each image, got ${show(shape)}: index it, as "logits[:, 1]", or sum it`,
+    )
+  }
+  return imageMetric(metric, view)
 }
 
 function unsummed(metric: Metric, view: GraphView): Value {

@@ -3,7 +3,7 @@ import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
 import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
-import { input, slice } from "../graph/ops.ts"
+import { input } from "../graph/ops.ts"
 import { Value } from "../graph/value.ts"
 import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
@@ -12,11 +12,12 @@ import {
   listHooks,
   matchHooks,
   pointOf,
+  unknownHook,
   withInputs,
   type HookInfo,
   type HookNames,
 } from "../model/hooks.ts"
-import { build, type Built } from "../model/model.ts"
+import { build, inputShapes, type Built } from "../model/model.ts"
 import type { Requests, Weights } from "../model/scope.ts"
 import type { Feeds, Runtime } from "../runtime/runtime.ts"
 import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
@@ -25,11 +26,16 @@ import { ActivationCache } from "./cache.ts"
 import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
+import { positioned, range, type Positions } from "./positions.ts"
 import { runStaged, type Cut, type HookFunction } from "./staged.ts"
 import { namedWeight } from "./weights.ts"
 
-/** Made part of the graph: called while it is built, perhaps more than once, and must return a value of the same shape. */
-export type Edit = (value: Value, name: string) => Value
+/**
+ * Made part of the graph: called while it is built, perhaps more than once, and must return a value of the same shape.
+ * `at` gives the values of hooks that the model made before this one (one inside an op only where it is opened by
+ * `at` of `run` or written) and of the run's further `inputs`.
+ */
+export type Edit = (value: Value, name: string, at: (name: string) => Value) => Value
 
 /**
  * What is done to hooks. At one hook a patch comes first, then the edit, then the function. Keys may be globs; of two
@@ -42,10 +48,9 @@ export interface Interventions {
   readonly edit?: Readonly<Record<string, Edit>>
   /** Plain functions on numbers; the run is cut in two there. */
   readonly hooks?: Readonly<Record<string, HookFunction>>
+  /** Further inputs of the graph, [images, ...]: edits and `outputs` read them by name, and new numbers need no new session. */
+  readonly inputs?: Readonly<Record<string, Tensor>>
 }
-
-/** One token, or those from `start` up to `end`; negative numbers count from the end. */
-export type Positions = number | readonly [start: number, end: number]
 
 export interface RunOptions extends Interventions {
   /** Names among the model's outputs and hooks, or new values made of them; by default all outputs that the inputs allow. */
@@ -115,7 +120,7 @@ export class HookedViT {
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
     const opened = new Set(options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at))
     const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
-    const view = this.#view(built)
+    const view = this.#view(built, inputs)
     const outputs =
       wanted === undefined
         ? without(built.outputs, unavailable(built, inputs, feeds))
@@ -152,7 +157,7 @@ export class HookedViT {
     const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
     const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
-    const loss = metricValue(metric, this.#view(built))
+    const loss = metricValue(metric, this.#view(built, inputs))
     const weights = params ? [...built.scope.params] : []
     const points = names.map((name) => pointOf(built, name)!)
     const slopes = grad(loss, [...points, ...weights.map(([, v]) => v)])
@@ -240,9 +245,9 @@ export class HookedViT {
     }, 0)
   }
 
-  #view = (built: Built): GraphView => ({
+  #view = (built: Built, inputs: Values): GraphView => ({
     outputs: built.outputs,
-    hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? this.#unknown(built, name),
+    hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? inputs[name] ?? this.#unknown(built, name),
     weight: (name) => built.scope.params.get(name),
   })
 
@@ -255,39 +260,48 @@ export class HookedViT {
   /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
   #prepare(
     given: ModelInput,
-    { patch = {}, edit = {}, hooks = {} }: Interventions,
+    { patch = {}, edit = {}, hooks = {}, inputs: further = {} }: Interventions,
     reads: ReadonlySet<string>,
     opened: ReadonlySet<string> = new Set(),
   ) {
     const values = inputValues(this.config, given)
     const patched = this.#spread(patch)
     for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
+    const fed = this.#further(further)
     const edits = this.#spread(edit)
-    for (const [name, fn] of edits) if (this.#isIdentity(name, fn)) edits.delete(name)
+    for (const [name, fn] of edits) if (this.#isIdentity(name, fn, fed)) edits.delete(name)
     const functions = this.#spread(hooks)
     const cuts: Cut[] = []
     const placeholders: Record<string, Value> = {}
+    const made = new Map(Object.entries(fed))
+    const at = (name: string) =>
+      made.get(name) ?? fail("E_HOOK", `"${name}" is no input and no hook made before the edit that asks for it`)
 
     const requests: Requests = {
       reads: (name) => reads.has(name),
       writes: (name) => opened.has(name) || patched.has(name) || edits.has(name) || functions.has(name),
       write: (name, computed) => {
-        const replacement = patched.get(name)
-        let value = replacement ? (placeholders[name] = input(name, patchShape(computed.shape, replacement))) : computed
-        const change = edits.get(name)
-        if (change) value = sameShape(name, value, change(value, name))
-        const call = functions.get(name)
-        if (!call) return value
-        const after = input(`${name}:after`, value.shape)
-        cuts.push({ hook: name, name: `${name}:after`, before: value, after, call })
-        return after
+        const value = intervened(name, computed)
+        made.set(name, value)
+        return value
       },
+    }
+    const intervened = (name: string, computed: Value): Value => {
+      const replacement = patched.get(name)
+      let value = replacement ? (placeholders[name] = input(name, patchShape(computed.shape, replacement))) : computed
+      const change = edits.get(name)
+      if (change) value = sameShape(name, value, change(value, name, at))
+      const call = functions.get(name)
+      if (!call) return value
+      const after = input(`${name}:after`, value.shape)
+      cuts.push({ hook: name, name: `${name}:after`, before: value, after, call })
+      return after
     }
     const built = build(this.config, this.weights, requests)
     const batch = values["pixel_values"]?.shape[0]
-    const fed = [...patched].map(([name, t]) => [name, repeated(t, this.hooks.get(name)!.shape, batch)] as const)
-    const inputs = { ...built.inputs, ...placeholders }
-    return { values, feeds: { ...values, ...Object.fromEntries(fed) } as Feeds, built, cuts, inputs }
+    const put = [...patched].map(([name, t]) => [name, repeated(t, this.hooks.get(name)!.shape, batch)] as const)
+    const inputs = { ...built.inputs, ...fed, ...placeholders }
+    return { values, feeds: { ...values, ...further, ...Object.fromEntries(put) } as Feeds, built, cuts, inputs }
   }
 
   #spread<T>(byPattern: Readonly<Record<string, T>>): Map<string, T> {
@@ -298,10 +312,27 @@ export class HookedViT {
     )
   }
 
+  #further(given: Readonly<Record<string, Tensor>>): Values {
+    const known = withInputs(this.config, this.hooks)
+    return Object.fromEntries(
+      Object.entries(given).map(([name, t]) => {
+        if (known.has(name) || name in inputShapes(this.config))
+          fail("E_INPUT", `the input "${name}" has a name of the model`)
+        return [name, input(name, ["batch", ...expectFloat32(t, `the input "${name}"`).shape.slice(1)])]
+      }),
+    )
+  }
+
   /** An edit that gives back what it is given needs no opened op: asked with a value that only has the shape. */
-  #isIdentity(name: string, edit: Edit): boolean {
+  #isIdentity(name: string, edit: Edit, fed: Values): boolean {
     const probe = input(name, this.hooks.get(name)!.shape)
-    return edit(probe, name) === probe
+    return (
+      edit(
+        probe,
+        name,
+        (other) => fed[other] ?? input(other, (this.hooks.get(other) ?? unknownHook(this.hooks, other)).shape),
+      ) === probe
+    )
   }
 }
 
@@ -310,32 +341,6 @@ const nothingGiven = (): never => fail("E_INPUT", "nothing was given to run: pix
 const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
   Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
-
-/** The hooks' values, or only some tokens of them; what two hooks share is cut once. */
-function positioned(
-  built: Built,
-  names: readonly string[],
-  positions: Positions | undefined,
-  sizes: ReadonlyMap<string, number>,
-): Values {
-  const cut = new Map<Value, Value>()
-  for (const name of names) {
-    const { value } = built.scope.hooks.get(name)!
-    if (cut.has(value)) continue
-    const axis = tokenAxis(name, value.shape)
-    if (positions === undefined || axis === undefined) cut.set(value, value)
-    else cut.set(value, slice(value, axis, ...range(positions, bind(value.shape[axis]!, sizes))))
-  }
-  return Object.fromEntries(names.map((name) => [name, cut.get(built.scope.hooks.get(name)!.value)!]))
-}
-
-function range(positions: Positions, length: number): [number, number] {
-  const at = (i: number) => (i < 0 ? i + length : i)
-  const [start, end] =
-    typeof positions === "number" ? [at(positions), at(positions) + 1] : [at(positions[0]), at(positions[1])]
-  if (start >= 0 && start < end && end <= length) return [start, end]
-  return fail("E_INPUT", `positions ${String(positions)} are outside the ${length} tokens`)
-}
 
 function sameShape(name: string, from: Value, to: unknown): Value {
   if (!(to instanceof Value))

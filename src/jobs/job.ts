@@ -2,7 +2,7 @@
 import { join } from "node:path"
 import { type ErrorCode, fail, type PrismaError } from "../errors.ts"
 import { leftovers, removeWhole } from "../files/atomic.ts"
-import type { Positions } from "../interp/hooked-vit.ts"
+import type { Positions } from "../interp/positions.ts"
 import type { Device } from "../runtime/devices.ts"
 import { quote } from "../tensor/quote.ts"
 

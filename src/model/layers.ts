@@ -163,7 +163,9 @@ export function block(stack: Scope, cfg: StackConfig, i: number, input: Value, m
   if (cfg.attnOnly) return s.hook("hook_resid_post", attended)
 
   const residMid = s.hook("hook_resid_mid", attended)
-  const made = mlp(s.at("mlp"), cfg, normed("pre", "ln2", s.hook("hook_mlp_in", residMid)))
+  // Opened, it is a value of its own: its gradient is that of the MLP alone, not of the stream that goes on.
+  const mlpIn = s.writes("hook_mlp_in") ? add(residMid, scalar(0)) : residMid
+  const made = mlp(s.at("mlp"), cfg, normed("pre", "ln2", s.hook("hook_mlp_in", mlpIn)))
   const mlpOut = s.hook("hook_mlp_out", layerScale(s.at("ls2"), cfg, made))
   const added = add(residMid, s.drop("drop_mlp_path", mlpOut, path, "sample"))
   return s.hook("hook_resid_post", normed("post", "ln2", added))

@@ -4,7 +4,7 @@ import { float32, show, type Tensor } from "../../tensor/tensor.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { DETECTORS, relationScore, sameness, template, type Detector, type Template } from "./detectors.ts"
 import { distanceOf, entropyOf, patchDistances, type DistanceOptions } from "./entropy.ts"
-import { Moments, type Estimate } from "./estimate.ts"
+import { Moments, type Estimate } from "../estimate.ts"
 import { asImages, chosenLayers, patterns, type PatternOptions } from "./patterns.ts"
 import { tokenLayout, type TokenLayout } from "./tokens.ts"
 

@@ -10,7 +10,7 @@ import { matchHooks, type HookNames } from "../../model/hooks.ts"
 import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
 import { inputValues } from "../feeds.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { sourceRows, type Source } from "./sources.ts"
 
@@ -59,7 +59,7 @@ async function fromZero(model: HookedViT, base: Tensor, names: readonly string[]
     at: names,
     outputs: (view) => {
       const points = names.map(view.hook)
-      const slopes = grad(total(imageMetric(metric, view)), points)
+      const slopes = grad(total(scalarMetric(metric, view)), points)
       const sums = slopes.map((g, i) => sum(mul(g, points[i]!), [g.shape.length - 1]))
       return Object.fromEntries(names.map((name, i) => [name, sums[i]!]))
     },
@@ -80,12 +80,12 @@ async function fromZero(model: HookedViT, base: Tensor, names: readonly string[]
   )
 }
 
-const total = (value: ReturnType<typeof imageMetric>) => sum(value, [0])
+const total = (value: ReturnType<typeof scalarMetric>) => sum(value, [0])
 
 async function slopesOf(model: HookedViT, points: readonly Tensor[], names: readonly string[], metric: Metric) {
   const sums = new Map<string, Tensor<"float32">>()
   for (const point of points) {
-    const { hooks } = await model.gradients(point, (view) => imageMetric(metric, view), { at: names })
+    const { hooks } = await model.gradients(point, (view) => scalarMetric(metric, view), { at: names })
     for (const name of names) {
       const t = hooks.get(name)!
       const before = sums.get(name)?.data
@@ -102,7 +102,7 @@ async function slopesOf(model: HookedViT, points: readonly Tensor[], names: read
 }
 
 /** Midpoints of `steps` equal parts of the way; of one step, the base itself. */
-function line(base: Tensor, source: Source, steps: number): Tensor[] {
+export function line(base: Tensor, source: Source, steps: number): Tensor[] {
   if (!Number.isInteger(steps) || steps < 1) fail("E_INPUT", `steps must be a whole number of at least 1, got ${steps}`)
   if (steps === 1) return [base]
   if (!("run" in source))

@@ -4,12 +4,12 @@
  * Nodes are ranked by attribution patching and kept from the first on (as arXiv:2310.10348 ranks edges); the curve says how
  * faithful each number of kept nodes is: 1 is the whole model, 0 is the other run.
  */
-import { fail } from "../../errors.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
 import { inputValues } from "../feeds.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { attributionPatching } from "./attribution.ts"
+import { curveOf, meanOf, type CurveOptions, type CurvePoint } from "./faithfulness.ts"
 import { sourceRows, type Source } from "./sources.ts"
 import { measure } from "./sweep.ts"
 
@@ -20,48 +20,35 @@ export interface CircuitNode {
   readonly head?: number
 }
 
-export interface CircuitOptions {
+export interface CircuitOptions extends CurveOptions {
   readonly base: Tensor
   /** What the nodes outside are given. */
   readonly source: Source
   readonly metric: Metric
-  /** At most so many nodes are kept; all are tried where left out. */
-  readonly budget?: number
   /** Steps of integrated gradients for the ranking. */
   readonly steps?: number
-  readonly signal?: AbortSignal
-  readonly onProgress?: (done: number, total: number) => void
 }
 
 export interface Circuit {
   /** All nodes, the most important first, each with the estimated effect of replacing it (mean over images). */
   readonly ranking: readonly { readonly node: CircuitNode; readonly effect: number }[]
   /** The metric where the first `kept` of these are the model's own. */
-  readonly curve: readonly { readonly kept: number; readonly mean: number; readonly faithfulness: number }[]
+  readonly curve: readonly CurvePoint[]
 }
 
-/** Rank the nodes and follow the curve. Errors: E_INPUT, E_INTERRUPTED. */
+/** Rank the nodes and follow the curve, at every number of them unless `sizes` are given. Errors: E_INPUT, E_INTERRUPTED. */
 export async function findCircuit(model: HookedViT, options: CircuitOptions): Promise<Circuit> {
-  const { base, source, metric, steps = 1, signal, onProgress } = options
+  const { base, source, metric, steps = 1 } = options
   const nodes = nodesOf(model)
-  const { budget = nodes.length } = options
   const hooks = [...new Set(nodes.map((node) => hookOf(node)))]
   const effects = await attributionPatching(model, { base, source, hooks, metric, steps })
   const ranking = nodes
     .map((node) => ({ node, effect: effectOf(node, effects.get(hookOf(node))!) }))
     .sort((a, b) => Math.abs(b.effect) - Math.abs(a.effect))
   const whole = meanOf(await measure(model, base, metric))
-  const curve = []
-  let none = 0
-  const most = Math.min(budget, nodes.length)
-  for (let kept = 0; kept <= most; kept++) {
-    if (signal?.aborted) fail("E_INTERRUPTED", `the circuit was stopped after ${kept} of ${most + 1} runs`)
-    const keep = ranking.slice(0, kept).map((r) => r.node)
-    const mean = meanOf(await runCircuit(model, { base, source, metric, keep }))
-    if (kept === 0) none = mean
-    curve.push({ kept, mean, faithfulness: whole === none ? 1 : (mean - none) / (whole - none) })
-    onProgress?.(kept + 1, most + 1)
-  }
+  const kept = async (n: number) =>
+    meanOf(await runCircuit(model, { base, source, metric, keep: ranking.slice(0, n).map((r) => r.node) }))
+  const curve = await curveOf(nodes.length, whole, kept, options, (most) => [...Array(most + 1).keys()])
   return { ranking, curve }
 }
 
@@ -91,7 +78,7 @@ export async function runCircuit(
   )
   const { value } = await model.run(base, {
     hooks: functions,
-    outputs: (view) => ({ value: imageMetric(metric, view) }),
+    outputs: (view) => ({ value: scalarMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }
@@ -129,5 +116,3 @@ function effectOf({ head }: CircuitNode, { shape, data }: Tensor<"float32">): nu
   const heads = shape[2] ?? 1
   return data.reduce((total, x, i) => total + (head === undefined || i % heads === head ? x : 0), 0) / shape[0]!
 }
-
-const meanOf = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length

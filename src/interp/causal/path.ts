@@ -7,12 +7,15 @@
  */
 import { fail } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { valuesAt } from "./sources.ts"
 
-/** A head's output, or an MLP's. */
-export type Sender = { readonly layer: number; readonly head: number } | { readonly layer: number; readonly mlp: true }
+/** A head's output, an MLP's, or the embeddings: the stream before the first block. */
+export type Sender =
+  | { readonly layer: number; readonly head: number }
+  | { readonly layer: number; readonly mlp: true }
+  | { readonly embed: true }
 
 /** A head's queries, keys or values; an MLP's input; or the end of the stream, that is all outputs. */
 export type Receiver =
@@ -35,11 +38,11 @@ export interface PathOptions {
 /** The metric of each image with the sender's change in the receivers' inputs. Errors: E_HOOK, E_INPUT. */
 export async function pathPatch(model: HookedViT, options: PathOptions): Promise<number[]> {
   const { base, source, sender, receivers, metric, tokens } = options
-  for (const r of receivers) checkOrder(model, sender, r)
+  for (const r of receivers) checkEdge(model, sender, r)
   const change = await changeOf(model, base, source, sender, tokens)
   const patch = new Map<string, Tensor<"float32">>()
   for (const receiver of receivers) {
-    const name = hookOf(model, receiver)
+    const name = receiverHook(model, receiver)
     const own = patch.get(name) ?? copyOf((await valuesAt(model, base, [name])).get(name)!)
     patch.set(name, own)
     const [n, T, d] = change.shape as readonly [number, number, number]
@@ -50,7 +53,7 @@ export async function pathPatch(model: HookedViT, options: PathOptions): Promise
   }
   const { value } = await model.run(base, {
     patch: Object.fromEntries(patch),
-    outputs: (view) => ({ value: imageMetric(metric, view) }),
+    outputs: (view) => ({ value: scalarMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }
@@ -63,8 +66,8 @@ async function changeOf(
   sender: Sender,
   tokens: readonly number[] | undefined,
 ): Promise<Tensor<"float32">> {
-  const at = `blocks.${sender.layer}`
-  const own = "head" in sender ? `${at}.attn.hook_z` : `${at}.hook_mlp_out`
+  const at = `blocks.${"embed" in sender ? 0 : sender.layer}`
+  const own = "embed" in sender ? `${at}.hook_resid_pre` : "head" in sender ? `${at}.attn.hook_z` : `${at}.hook_mlp_out`
   const written = "head" in sender ? `${at}.hook_attn_out` : own
   const ours = await valuesAt(model, base, [...new Set([own, written])])
   const theirs = (await valuesAt(model, source, [own])).get(own)!
@@ -93,7 +96,6 @@ async function withHead(
 ): Promise<Tensor<"float32">> {
   const mixed = copyOf(ours.get(z)!)
   const [, , h, e] = mixed.shape as readonly [number, number, number, number]
-  if (!(head >= 0 && head < h)) fail("E_INPUT", `head ${head} of "${z}" does not exist; there are heads 0 to ${h - 1}`)
   for (let i = 0; i < mixed.data.length; i++) {
     if (Math.floor(i / e) % h === head) mixed.data[i] = theirs.data[i]!
   }
@@ -101,23 +103,32 @@ async function withHead(
   return got[written] as Tensor<"float32">
 }
 
-function hookOf({ config }: HookedViT, receiver: Receiver): string {
+/** The hook of a receiver's own input. */
+export function receiverHook({ config }: HookedViT, receiver: Receiver): string {
   if (receiver.input === "end") return `blocks.${config.vision.nLayers - 1}.hook_resid_post`
   return `blocks.${receiver.layer}.hook_${receiver.input === "mlp" ? "mlp_in" : `${receiver.input}_input`}`
 }
 
-/** A receiver comes after its sender; errors name what is there. */
-function checkOrder({ config }: HookedViT, sender: Sender, receiver: Receiver): void {
-  const { nLayers, nHeads } = config.vision
+/**
+ * A receiver comes after its sender; errors (E_INPUT) name what is there. In a post-norm model what is written goes
+ * through the norms on its way, so that no reader's input is a sum of it: refused.
+ */
+export function checkEdge({ config }: HookedViT, sender: Sender, receiver: Receiver): void {
+  const { nLayers, nHeads, norm } = config.vision
+  if (norm === "post")
+    fail("E_INPUT", "paths and edges need a stream that is a sum; a post-norm model norms it at each block")
   const layer = (l: number) =>
     (Number.isInteger(l) && l >= 0 && l < nLayers) ||
     fail("E_INPUT", `layer ${l} does not exist; the model has layers 0 to ${nLayers - 1}`)
-  layer(sender.layer)
+  const head = (h: number) =>
+    (Number.isInteger(h) && h >= 0 && h < nHeads) ||
+    fail("E_INPUT", `head ${h} does not exist; the model has heads 0 to ${nHeads - 1}`)
+  if (!("embed" in sender)) layer(sender.layer)
+  if ("head" in sender) head(sender.head)
   if (receiver.input === "end") return
   layer(receiver.layer)
-  if ("head" in receiver && !(receiver.head >= 0 && receiver.head < nHeads)) {
-    fail("E_INPUT", `head ${receiver.head} does not exist; the model has heads 0 to ${nHeads - 1}`)
-  }
+  if ("head" in receiver) head(receiver.head)
+  if ("embed" in sender) return
   const later =
     receiver.layer > sender.layer || (receiver.layer === sender.layer && "head" in sender && receiver.input === "mlp")
   if (later) return

@@ -5,9 +5,9 @@
  */
 import { fail, PrismaError } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { Moments } from "../attention/estimate.ts"
+import { Moments } from "../estimate.ts"
 import { inputValues, type ModelInput } from "../feeds.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { checkSite, siteName, writeSite, type Site } from "./sites.ts"
 import { imagesOf, sourceRows, valuesAt, type Rows, type Source, type SourceRows } from "./sources.ts"
@@ -43,7 +43,7 @@ const HELD = 256 * 2 ** 20
 
 /** The metric of each image, without any intervention. Errors: E_INPUT, E_HOOK. */
 export async function measure(model: HookedViT, given: ModelInput, metric: Metric): Promise<number[]> {
-  const { value } = await model.run(given, { outputs: (view) => ({ value: imageMetric(metric, view) }) })
+  const { value } = await model.run(given, { outputs: (view) => ({ value: scalarMetric(metric, view) }) })
   return Array.from(value!.data as Float32Array)
 }
 
@@ -166,7 +166,7 @@ async function patched(model: HookedViT, metric: Metric, { pixels, rest, ours, t
   if (entry) patch[entry] = repeated(ours.get(entry)!, n, sites.length)
   // Without an entry the run begins at the images.
   const given = entry || isWhole(hook) ? rest : { ...rest, pixel_values: repeated(pixels, n, sites.length) }
-  const { value } = await model.run(given, { patch, outputs: (view) => ({ value: imageMetric(metric, view) }) })
+  const { value } = await model.run(given, { patch, outputs: (view) => ({ value: scalarMetric(metric, view) }) })
   return value!.data as Float32Array
 }
 

@@ -103,6 +103,7 @@ async function attributed(
   const got = await straight.run(one, {
     ...(options.patch && { patch: options.patch }),
     ...(options.hooks && { hooks: options.hooks }),
+    ...(options.inputs && { inputs: options.inputs }),
     edit: frozenAfter(options.edit ?? {}, straight),
     outputs: (plain) => {
       const view = readable(plain, config)
@@ -125,7 +126,7 @@ function frozenAfter(edits: NonNullable<Interventions["edit"]>, { config, hooks 
   for (const [pattern, edit] of Object.entries(edits)) {
     for (const hook of matchHooks(hooks, pattern)) {
       const freeze = out[hook]
-      out[hook] = freeze ? (value, name) => freeze(edit(value, name), name) : edit
+      out[hook] = freeze ? (value, name, at) => freeze(edit(value, name, at), name, at) : edit
     }
   }
   return out

@@ -1,0 +1,191 @@
+/** @file vit-prisma patch and ablate, as users have them: processes of the built program, its files, and a real browser. */
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { pathToFileURL } from "node:url"
+import { chromium } from "playwright-core"
+import { afterAll, describe, expect, it } from "vitest"
+import { denoise, noise, ablate } from "../src/interp/causal/patching.ts"
+import { sitesOf, type Site } from "../src/interp/causal/sites.ts"
+import type { SweepRow } from "../src/interp/causal/sweep.ts"
+import { decodeImage, encodePng, loadPretrained } from "../src/index.ts"
+import { cli, root, seven } from "./helpers/cli.ts"
+
+const CHROMIUM = "/usr/bin/chromium"
+const mouse = join(root, "model-cards/mnist")
+const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-causal-"))
+const model = await loadPretrained(mouse, { threads: 1 })
+afterAll(async () => {
+  await model.release()
+  rmSync(scratch, { recursive: true })
+})
+const at = (name: string): string => join(scratch, name)
+
+/** Seven, and others made of it: upside down, mirrored, shifted. */
+const image = await decodeImage(seven)
+async function changed(name: string, from: (y: number, x: number) => readonly [number, number]): Promise<string> {
+  const { width, height, channels, data } = image
+  const out = new Uint8Array(data.length)
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const [v, u] = from(y, x)
+      for (let c = 0; c < channels; c++) out[(y * width + x) * channels + c] = data[(v * width + u) * channels + c]!
+    }
+  writeFileSync(at(name), await encodePng(out, width, height, channels))
+  return at(name)
+}
+const flipped = await changed("flipped.png", (y, x) => [27 - y, x])
+const mirrored = await changed("mirrored.png", (y, x) => [y, 27 - x])
+const shifted = await changed("shifted.png", (y, x) => [(y + 5) % 28, x])
+
+interface Report {
+  readonly metric: string
+  readonly clean?: number
+  readonly corrupt?: number
+  readonly intact?: number
+  readonly rows: readonly SweepRow[]
+}
+const all = async (rows: AsyncGenerator<SweepRow>): Promise<SweepRow[]> => {
+  const out: SweepRow[] = []
+  for await (const r of rows) out.push(r)
+  return out
+}
+const alike = (got: readonly SweepRow[], want: readonly SweepRow[]): void => {
+  expect(got.map((r) => r.site)).toEqual(want.map((r) => r.site))
+  for (const [i, row] of got.entries()) {
+    for (const [j, x] of row.values.entries()) expect(x).toBeCloseTo(want[i]!.values[j]!, 4)
+    expect(Object.keys(row).toSorted()).toEqual(
+      [...(row.values.length > 1 ? ["interval"] : []), "mean", "site", "values"].toSorted(),
+    )
+  }
+}
+
+describe("vit-prisma patch", () => {
+  it("prints what the API gives, both ways round", async () => {
+    const [clean, corrupt] = [await model.images(image), await model.images(await decodeImage(flipped))]
+    const sites = sitesOf(model, "blocks.*.attn.hook_z", ["head"])
+    const metric = "logits[:, 7]"
+    for (const [flags, work] of [
+      [[], denoise],
+      [["--noise"], noise],
+    ] as const) {
+      const args = ["patch", mouse, seven, flipped, "--hook", "z", "--by", "head", "--class", "7", "--json", ...flags]
+      const ran = await cli(args)
+      expect([ran.code, ran.stderr]).toEqual([0, ""])
+      const got = JSON.parse(ran.stdout) as Report
+      expect(Object.keys(got)).toEqual(["metric", "clean", "corrupt", "rows"])
+      expect(got.metric).toBe("logit of 7")
+      const { logits } = await model.run(clean)
+      expect(got.clean).toBeCloseTo(Number(logits.data[7]), 4)
+      alike(got.rows, await all(work(model, { clean, corrupt, sites, metric })))
+    }
+  })
+
+  it("draws a page that opens by itself in a browser, and a picture", async () => {
+    const [html, png] = [at("patched.html"), at("patched.png")]
+    const args = ["patch", mouse, seven, flipped, "--by", "token", "--html", html, "--png", png]
+    const ran = await cli(args)
+    expect([ran.code, ran.stdout.split("\n")[0]]).toEqual([0, expect.stringMatching(/^clean .*, corrupt /)])
+    const drawn = await decodeImage(png)
+    expect(Math.min(drawn.width, drawn.height)).toBeGreaterThan(100)
+    expect(new Set(drawn.data).size).toBeGreaterThan(20)
+    expect(readFileSync(html, "utf8")).not.toMatch(/(src|href)\s*=\s*["']?(https?:)?\/\//)
+    if (!existsSync(CHROMIUM)) return
+    const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] })
+    try {
+      const page = await browser.newPage()
+      const said: string[] = []
+      page.on("console", (m) => void (m.type() === "error" && said.push(m.text())))
+      page.on("pageerror", (e) => void said.push(String(e)))
+      page.on("request", (r) => void (/^(file|data|blob):/.test(r.url()) || said.push(r.url())))
+      await page.goto(pathToFileURL(html).href)
+      await page.waitForSelector("canvas")
+      const text = await page.locator("body").innerText()
+      expect(text).toContain("layers by tokens")
+      expect(said).toEqual([])
+    } finally {
+      await browser.close()
+    }
+  })
+
+  it.each([
+    [["--hook", "blocks.0.hook_nothing"], 2, /no hook "blocks\.0\.hook_nothing"; the nearest are "/],
+    [["--hook", "nothing"], 2, /no short name "nothing"; there are resid_pre, /],
+    [["--layers", "9"], 2, /layers 0 to 3/],
+    [["--class", "11"], 1, /classes 0 to 9/],
+    [["--class", "eight"], 1, /the nearest of 10 are/],
+    [["--metric", "logits"], 1, /must be one number of each image, got \[batch, 10\]/],
+    [["--metric", "logits[:, 10]"], 1, /outside \[batch, 10\]/],
+    [["--metric", "logit[:, 1]"], 2, /nearest are "logits"/],
+    [["--hook", "resid_pre", "--by", "head"], 1, /no axis of heads/],
+    [["--hook", "*.mlp.hook_post", "--by", "head"], 1, /no axis of heads/],
+  ])("names what exists: %j", async (args, code, message) => {
+    const ran = await cli(["patch", mouse, seven, flipped, ...args])
+    expect([ran.code, ran.stdout]).toEqual([code, ""])
+    expect(ran.stderr).toMatch(message)
+    expect(ran.stderr.trimEnd().split("\n")).toHaveLength(1)
+  })
+})
+
+describe("vit-prisma ablate", () => {
+  const paths = [seven, flipped, mirrored, shifted]
+
+  it("gives Student's interval over images", async () => {
+    const args = ["ablate", mouse, ...paths, "--hook", "mlp_out", "--mode", "mean", "--class", "7", "--json"]
+    const { code, stdout, stderr } = await cli(args)
+    expect([code, stderr]).toEqual([0, ""])
+    const got = JSON.parse(stdout) as Report
+    expect(Object.keys(got)).toEqual(["metric", "intact", "rows"])
+    const images = await model.images(...(await Promise.all(paths.map((p) => decodeImage(p)))))
+    const sites: Site[] = sitesOf(model, "blocks.*.hook_mlp_out")
+    alike(got.rows, await all(ablate(model, { images, by: { mean: images }, sites, metric: "logits[:, 7]" })))
+    for (const { values, mean, interval } of got.rows) {
+      const m = values.reduce((a, b) => a + b) / 4
+      const deviation = Math.sqrt(values.reduce((a, x) => a + (x - m) ** 2, 0) / 3)
+      expect(mean).toBeCloseTo(m, 6)
+      // t of 97.5 % at 3 degrees of freedom, from printed tables.
+      const half = (3.182446 * deviation) / 2
+      expect(interval![0]).toBeCloseTo(m - half, 4)
+      expect(interval![1]).toBeCloseTo(m + half, 4)
+    }
+  })
+
+  it("stopped by Ctrl-C goes on from its rows: only what is missing is computed", async () => {
+    const rows = at("rows.jsonl")
+    const wide = ["ablate", mouse, seven, flipped, "--hook", "*.hook_resid_{pre,mid,post}", "--by", "token"]
+    const options = ["--batch", "2", "--json", "--class", "7"]
+    const whole = await cli([...wide, ...options])
+    const want = JSON.parse(whole.stdout) as Report
+    // A child that interrupts itself once its file holds ten rows, as the terminal's Ctrl-C would.
+    const preload = `import { existsSync, readFileSync } from "node:fs";
+      const timer = setInterval(() => {
+        if (existsSync(${JSON.stringify(rows)}) && readFileSync(${JSON.stringify(rows)}, "utf8").split("\\n").length > 10) {
+          clearInterval(timer); process.kill(process.pid, "SIGINT")
+        }
+      }, 1); timer.unref()`
+    const stopped = await cli([...wide, ...options, "--rows", rows], { preload })
+    expect([stopped.code, stopped.stdout]).toEqual([130, ""])
+    const before = readFileSync(rows, "utf8").trimEnd().split("\n")
+    expect(before.length).toBeGreaterThanOrEqual(10)
+    expect(before.length).toBeLessThan(want.rows.length)
+    // A row that was computed is given as the file has it: marked ones come back marked, so they were not computed again.
+    const marked = before.map((line) => JSON.stringify({ ...(JSON.parse(line) as SweepRow), mean: 12345 }))
+    writeFileSync(rows, `${marked.join("\n")}\n`)
+    const resumed = await cli([...wide, ...options, "--rows", rows])
+    expect([resumed.code, resumed.stderr]).toEqual([0, ""])
+    const got = JSON.parse(resumed.stdout) as Report
+    expect(got.rows.filter((r) => r.mean === 12345)).toHaveLength(before.length)
+    expect(got.rows.map((r) => [r.site, r.values])).toEqual(want.rows.map((r) => [r.site, r.values]))
+    expect(readFileSync(rows, "utf8").trimEnd().split("\n")).toHaveLength(want.rows.length)
+  })
+
+  it.each([
+    [["--mode", "mean"], 2, /needs at least two images/],
+    [["--mode", "nothing"], 2, /Allowed choices are zero, mean, resample/],
+    [["--layers", "4"], 2, /layers 0 to 3/],
+  ])("refuses %j", async (args, code, message) => {
+    const ran = await cli(["ablate", mouse, seven, ...args])
+    expect([ran.code, ran.stdout]).toEqual([code, ""])
+    expect(ran.stderr).toMatch(message)
+  })
+})
