@@ -57,7 +57,9 @@ export async function patch(name: string, paths: readonly [string, string], opti
   }
   const work = (rest: Rest) => (options.noise ? noise : denoise)(model, { clean, corrupt, ...rest })
   const rows = await collected(model, metric.text, options, work)
-  await report(model, rows, options, { metric: metric.name, ends }, [{ name: paths[0], image: a }], [name, ...paths])
+  const plainly = options.noise ? ends.clean : ends.corrupt
+  const said = { metric: metric.name, ends, plainly }
+  await report(model, rows, options, said, [{ name: paths[0], image: a }], [name, ...paths])
 }
 
 /** Images, each of whose values are taken away in turn. */
@@ -84,7 +86,7 @@ export async function ablate(name: string, paths: readonly string[], options: Ab
     model,
     rows,
     options,
-    { metric: metric.name, ends },
+    { metric: metric.name, ends, plainly: ends.intact },
     [{ name: paths[0]!, image: decoded[0]! }],
     [name, ...paths],
   )
@@ -169,11 +171,19 @@ async function rowsOf(path: string): Promise<SweepRow[]> {
   return rows
 }
 
+interface Said {
+  readonly metric: string
+  /** The metric without a replaced value, of each run. */
+  readonly ends: Readonly<Record<string, number>>
+  /** That of the run in which values are replaced. */
+  readonly plainly: number
+}
+
 async function report(
   model: LoadedViT,
   rows: readonly SweepRow[],
   options: CausalOptions,
-  { metric, ends }: { readonly metric: string; readonly ends: Readonly<Record<string, number>> },
+  { metric, ends, plainly }: Said,
   images: readonly { readonly name: string; readonly image: Image }[],
   sources: readonly string[],
 ): Promise<void> {
@@ -184,8 +194,7 @@ async function report(
         .map(([name, x]) => `${name} ${x.toFixed(4)}`)
         .join(", "),
     )
-    const far = Object.values(ends)[Object.values(ends).length - 1]!
-    const shown = rows.toSorted((a, b) => Math.abs(b.mean - far) - Math.abs(a.mean - far)).slice(0, 20)
+    const shown = rows.toSorted((a, b) => Math.abs(b.mean - plainly) - Math.abs(a.mean - plainly)).slice(0, 20)
     const interval = (r: SweepRow) => (r.interval ? `${r.interval[0].toFixed(4)} to ${r.interval[1].toFixed(4)}` : "")
     print(table(shown.map((r) => [plain(siteName(r.site)), r.mean.toFixed(4), interval(r)])))
     if (rows.length > shown.length)
@@ -193,12 +202,17 @@ async function report(
   }
   if (!wantsPictures(options)) return
   const base = pictureBase(model, images, { title: `${metric} with one value replaced` })
-  const view: ViewInput = { ...base, matrices: matricesOf(model, rows, options.by, metric) }
+  const view: ViewInput = { ...base, matrices: matricesOf(model, rows, options.by, { metric, plainly }) }
   await writePictures(view, options, sources)
 }
 
-/** A row for each hook, a column for each token or head. */
-function matricesOf(model: LoadedViT, rows: readonly SweepRow[], by: readonly Cut[], units: string): MatrixInput[] {
+/** What each value changes: a row for each hook, a column for each token or head. */
+function matricesOf(
+  model: LoadedViT,
+  rows: readonly SweepRow[],
+  by: readonly Cut[],
+  { metric, plainly }: Pick<Said, "metric" | "plainly">,
+): MatrixInput[] {
   const hooks = [...new Set(rows.map((r) => r.site.hook))]
   const heads = by.includes("head") && headAxis(hooks[0]!, model.hooks.get(hooks[0]!)!.shape) !== undefined
   const tokens = by.includes("token")
@@ -211,11 +225,11 @@ function matricesOf(model: LoadedViT, rows: readonly SweepRow[], by: readonly Cu
   return [
     {
       name: heads ? "layers by heads" : "layers by tokens",
-      kind: "sequential",
-      units,
+      kind: "diverging",
+      units: `change of ${metric}`,
       rows: hooks,
       columns,
-      values: rows.map((r) => r.mean),
+      values: rows.map((r) => r.mean - plainly),
       rowAxis: "layer",
       ...((heads || tokens) && { columnAxis: heads ? "head" : "token" }),
     },
