@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { readYaml } from "../src/cards/front-matter.ts"
 import { privatePathIn, secretIn } from "../src/cards/text-rules.ts"
 import { validateCard } from "../src/cards/validate.ts"
@@ -177,9 +178,9 @@ describe("metadata", () => {
       `a: ${"x".repeat(2 ** 19)}`,
       "license: &a [*a]",
     ]) {
-      const begun = performance.now()
+      const begun = cpuMs()
       expect(validateCard(`---\n${yaml}\n---\n# m\n`, FILES).length).toBeGreaterThan(0)
-      expect(performance.now() - begun).toBeLessThan(5000)
+      expect(cpuMs() - begun).toBeLessThan(5000)
     }
     expect(validateCard(`---\nlicense: mit\n---\n${"x ".repeat(2 ** 19)}`, FILES)).toMatchObject([{ rule: "size" }])
     expect(validateCard(`---\nlicense: mit\n---\n${"[a](b)\n".repeat(1000)}`, FILES)).toHaveLength(200)
@@ -249,10 +250,10 @@ describe("the text", () => {
   })
 
   it("of any bytes is no reason to fail, and takes no long", () => {
-    const begun = performance.now()
+    const begun = cpuMs()
     for (const piece of ["[a](", "](", "<img ", "`", "```\n", "{{", "on", "%", "=/", "<", "((", "hf_", "\\", "A"])
       validateCard(`---\nlicense: mit\n---\n${piece.repeat(100_000 / piece.length)}`, FILES)
-    expect(performance.now() - begun).toBeLessThan(10_000)
+    expect(cpuMs() - begun).toBeLessThan(10_000)
   })
 })
 

@@ -12,6 +12,7 @@ import {
 import { tmpdir } from "node:os"
 import { basename, join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { convertModel } from "../src/export/convert.ts"
 import { checkManifest } from "../src/files/manifest.ts"
 import { readTensor } from "../src/files/safetensors-file.ts"
@@ -114,9 +115,9 @@ describe("CV-10: names", () => {
     const sum = add(x, w)
     const many = Object.fromEntries(Array.from({ length: 100_000 }, (_, i) => [`hook.${i}`, i % 2 ? sum : add(sum, x)]))
     const outputs: Values = { w: sum, sum: w, x: add(sum, w), add_2: x, ...many }
-    const begun = performance.now()
+    const begun = cpuMs()
     const { bytes, outputs: ports } = emit({ x }, outputs, { named: true })
-    expect(performance.now() - begun).toBeLessThan(5000)
+    expect(cpuMs() - begun).toBeLessThan(5000)
     expect(ports.size).toBe(100_004)
     expect(new Set([...ports.values()].map((p) => p.port)).size).toBe(100_004)
     expect(bytes.length).toBeLessThan(2 ** 25)

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { InferenceSession, Tensor } from "onnxruntime-node"
 import { afterAll, describe, expect, test } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { PrismaError } from "../src/errors.ts"
 import { checkOnnxFile } from "../src/files/onnx-file.ts"
 import { checkExternal, externalData } from "../src/onnx/external.ts"
@@ -221,10 +222,10 @@ describe("locations", () => {
   test.each([".".repeat(1e6), `${".".repeat(1e6)}x`, "/".repeat(1e6), "a".repeat(1001)])(
     "a long location",
     (location) => {
-      const start = performance.now()
+      const start = cpuMs()
       const error = thrown(() => checkExternal(model(graph([5, external({ location })])), "m.onnx"))
       expect([error.code, error.message.length < 500]).toEqual(["E_ONNX_EXTERNAL", true])
-      expect(performance.now() - start).toBeLessThan(500)
+      expect(cpuMs() - start).toBeLessThan(500)
     },
   )
 
@@ -285,9 +286,9 @@ describe("format", () => {
 
   test("a bomb of 25 million fields ends in 2 s", () => {
     const bytes = Buffer.concat([model(graph()), Buffer.alloc(50_000_000, Buffer.from([0x08, 0]))])
-    const start = performance.now()
+    const start = cpuMs()
     expect(thrown(() => externalData(bytes, "m.onnx")).message).toContain("fields")
-    expect(performance.now() - start).toBeLessThan(2000)
+    expect(cpuMs() - start).toBeLessThan(2000)
   })
 
   test("20,000 mutations give a list or a typed error", () => {

@@ -1,6 +1,7 @@
 /** @file Foreign names: the published list of names that escaped a download folder, more of their kind, and repository ids. */
 import { isAbsolute, join, normalize, posix, relative, win32 } from "node:path"
 import { describe, expect, it } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { type ErrorCode, PrismaError } from "../src/errors.ts"
 import { checkListing, repoFolderName, repoId, safeRelPath } from "../src/files/paths.ts"
 
@@ -130,9 +131,9 @@ describe("checkListing", () => {
 
   it("does not compare each of 50,000 names with each", () => {
     const names = Array.from({ length: 50_000 }, (_, i) => `a/b/c/d/${i}/x`)
-    const start = performance.now()
+    const start = cpuMs()
     checkListing(names, "x")
-    expect(performance.now() - start).toBeLessThan(5000)
+    expect(cpuMs() - start).toBeLessThan(5000)
   })
 })
 

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { SafeTensor } from "safetensors"
 import { afterAll, describe, expect, it } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { PrismaError } from "../src/errors.ts"
 import { openSafetensors, readTensor } from "../src/files/safetensors-file.ts"
 import { encodeSafetensors, readSafetensors } from "../src/tensor/safetensors.ts"
@@ -151,9 +152,9 @@ describe("verdicts", () => {
   it("refuses 100,000 tensors over the same bytes without looking at them", async () => {
     const members = Array.from({ length: 100_000 }, (_, i) => entry(`t${i}`, "F32", "[200,200]", 0, 160_000))
     const bytes = file(`{${members.join(",")}}`, 160_000)
-    const start = performance.now()
+    const start = cpuMs()
     expect((await refusal(() => readSafetensors(bytes))).code).toBe("E_ST_OVERLAP")
-    expect(performance.now() - start).toBeLessThan(2000)
+    expect(cpuMs() - start).toBeLessThan(2000)
   })
 
   it("refuses metadata of more than 100,000 keys", async () => {

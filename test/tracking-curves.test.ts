@@ -5,6 +5,7 @@ import { join } from "node:path"
 import { Writable } from "node:stream"
 import sharp from "sharp"
 import { afterAll, afterEach, describe, expect, it, vi } from "vitest"
+import { cpuMs } from "./helpers/cpu.ts"
 import { trainingProgress } from "../src/cli/progress.ts"
 import { curves, writeCurves } from "../src/train/tracking/curves.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -212,9 +213,9 @@ describe("the progress of training", () => {
   it("costs a step next to nothing", async () => {
     const { stream: out } = stream(true)
     const progress = await trainingProgress({ total: 100_000, batch: 8, stream: out })
-    const begun = performance.now()
+    const begun = cpuMs()
     for (let step = 1; step <= 100_000; step++) progress.update(step, 1)
-    expect((performance.now() - begun) / 100_000).toBeLessThan(0.02)
+    expect((cpuMs() - begun) / 100_000).toBeLessThan(0.02)
     progress.stop()
   })
 
