@@ -99,6 +99,7 @@ console.log(
     publishedAgain: published.length - new Set(published).size,
     leftovers: leftovers.length,
     mostAttempts: Math.max(...models.map((m) => m.attempts)),
+    failed: models.filter((m) => m.state === "failed").map((m) => `${m.output} ${m.attempts} ${m.code} ${m.message}`),
   })}`,
 )
 rmSync(scratch, { recursive: true })

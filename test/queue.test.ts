@@ -212,7 +212,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       await server.start()
       const { code, stdout } = await done
       const { counts } = JSON.parse(stdout) as ReturnType<typeof readReport>
-      expect([code, counts["done"]! + counts["already"]!]).toEqual([0, 6])
+      expect([code, counts["done"]! + counts["already"]!], stdout).toEqual([0, 6])
       waiting.child.kill("SIGTERM")
       expect(await waiting.ended).toBe(143)
     },
