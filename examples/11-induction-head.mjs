@@ -46,7 +46,7 @@ for await (const row of denoise(model, { clean, corrupt, sites, metric, batch: 1
   restored.set(name(row.site), (row.mean - low) / (high - low))
 for (const [head, share] of restored) console.log(head.padStart(12), `${(100 * share).toFixed(0)} %`.padStart(9))
 
-// 3. Where the heads look: how much of what the patches with a shape, and those without, read is on shapes.
+// 3. Where the heads look: how much of what the class token and the patches with a shape read is on patches with a shape.
 const some = upTo(128)
 const { cache } = await model.runWithCache(pixels(test, some), { names: "blocks.*.attn.hook_pattern" })
 const drawn = some.map((i) => {
@@ -54,16 +54,16 @@ const drawn = some.map((i) => {
   const hasInk = (p) => upTo(64).some((k) => data[(8 * (p >> 2) + (k >> 3)) * 32 + 8 * (p & 3) + (k & 7)])
   return upTo(16).filter(hasInk)
 })
-const chance = mean(drawn.map((patches) => patches.length / 16))
-console.log(`attention on patches with a shape (${(100 * chance).toFixed(0)} % of all)   by these   by the others`)
+const chance = mean(drawn.map((patches) => patches.length / 17))
+console.log(`attention on patches with a shape (${(100 * chance).toFixed(0)} % of the tokens)`)
 for (const { hook, head } of sites) {
-  const { data } = cache.get(hook.replace("hook_z", "hook_pattern")) // [image, head, query, key], 16 patches
-  const onShapes = (i, q) => drawn[i].reduce((sum, p) => sum + data[((i * nHeads + head) * 16 + q) * 16 + p], 0)
-  const by = [true, false].map((is) => mean(some.map((i) => mean(upTo(16).filter((q) => drawn[i].includes(q) === is).map((q) => onShapes(i, q)))))) // prettier-ignore
-  console.log(
-    name({ hook, head }).padStart(12),
-    " ".repeat(36),
-    ...by.map((x) => `${(100 * x).toFixed(0)} %`.padStart(9)),
-  )
+  const { data } = cache.get(hook.replace("hook_z", "hook_pattern")) // [image, head, query, key], 17 tokens
+  const row = (i, q) => ((i * nHeads + head) * 17 + q) * 17
+  const onShapes = (i, q) => drawn[i].reduce((sum, p) => sum + data[row(i, q) + p + 1], 0)
+  const [cls, patches] = [
+    some.map((i) => onShapes(i, 0)),
+    some.map((i) => mean(drawn[i].map((p) => onShapes(i, p + 1)))),
+  ]
+  console.log(name({ hook, head }).padStart(12), ...[cls, patches].map((x) => `${(100 * mean(x)).toFixed(0)} %`.padStart(9))) // prettier-ignore
 }
 await model.release()
