@@ -291,7 +291,9 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 try {
   await program.parseAsync()
 } catch (error) {
-  process.exitCode = error instanceof CommanderError ? usage(error) : report(error, json)
+  const code = error instanceof CommanderError ? usage(error) : report(error, json)
+  // A command that a signal ended has said by which: 130 or 143.
+  process.exitCode ??= code
 }
 
 /** Help and version are no errors; anything else that commander refuses is one of usage. */

@@ -2,6 +2,7 @@
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail, listed, PrismaError } from "../errors.ts"
+import { safeRelPath } from "../files/paths.ts"
 import { refsOf } from "./api.ts"
 import { cachedCommit, isFolder, repoPlace } from "./cache.ts"
 import type { DownloadOptions } from "./download.ts"
@@ -35,7 +36,9 @@ export async function listCheckpoints(
   name: string,
   options: DownloadOptions = {},
 ): Promise<ReadonlyMap<number, CheckpointPlace>> {
-  const found = (await isFolder(name)) ? await inFolder(name) : await inRepo(name, options)
+  const { subfolder } = options
+  const prefix = subfolder ? `${safeRelPath(subfolder, "subfolder")}/` : ""
+  const found = (await isFolder(name)) ? await inFolder(name, prefix) : await inRepo(name, prefix, options)
   return new Map([...found].sort(([a], [b]) => a - b))
 }
 
@@ -50,40 +53,40 @@ export async function checkpointAt(name: string, step: number, options: Download
 
 type Places = Map<number, CheckpointPlace>
 
-async function inFolder(folder: string): Promise<Places> {
-  const names = await readdir(join(folder, CHECKPOINTS)).catch(() => [])
-  return places([], names.map((name) => `${CHECKPOINTS}/${name}/`)) // prettier-ignore
+async function inFolder(folder: string, prefix: string): Promise<Places> {
+  const names = await readdir(join(folder, prefix, CHECKPOINTS)).catch(() => [])
+  return places([], names.map((name) => `${prefix}${CHECKPOINTS}/${name}/`), prefix) // prettier-ignore
 }
 
-/** A tag goes before a folder. */
-function places(tags: Iterable<string>, paths: Iterable<string>): Places {
+/** A tag, which is of the run at the repo's root, goes before a folder. */
+function places(tags: Iterable<string>, paths: Iterable<string>, prefix: string): Places {
   const found: Places = new Map()
   for (const path of paths) {
-    const at = stepOf(path)
-    if (at) found.set(at.step, { subfolder: at.folder })
+    const at = path.startsWith(prefix) ? stepOf(path.slice(prefix.length)) : undefined
+    if (at) found.set(at.step, { subfolder: `${prefix}${at.folder}` })
   }
-  for (const tag of tags) {
+  for (const tag of prefix ? [] : tags) {
     const step = TAG.exec(tag)?.[1]
     if (step !== undefined) found.set(Number(step), { revision: tag })
   }
   return found
 }
 
-async function inRepo(name: string, options: DownloadOptions): Promise<Places> {
+async function inRepo(name: string, prefix: string, options: DownloadOptions): Promise<Places> {
   const { revision = "main", signal } = options
   const settings = await hubSettings(options)
   const place = repoPlace(settings.cacheDir, name)
   const cached = async (): Promise<Places> => {
     const commit = await cachedCommit(place, revision)
     const tree = commit === undefined ? undefined : await readTree(place, commit)
-    return places(await readdir(place.ref("")).catch(() => []), tree?.keys() ?? [])
+    return places(await readdir(place.ref("")).catch(() => []), tree?.keys() ?? [], prefix)
   }
   if (settings.offline) return cached()
   const http = options.http ?? hubHttp({ ...settings, ...(options.onWait && { onWait: options.onWait }) })
   try {
     const { tags } = await refsOf(http, place.repo, signal)
     const commit = await commitOf(http, place.repo, revision, { ...(signal && { signal }) })
-    return places(tags.keys(), (await filesAt(http, place.repo, commit)).map(({ path }) => path)) // prettier-ignore
+    return places(tags.keys(), (await filesAt(http, place.repo, commit)).map(({ path }) => path), prefix) // prettier-ignore
   } catch (error) {
     const there = error instanceof PrismaError && error.retryable ? await cached() : undefined
     if (there?.size) return there

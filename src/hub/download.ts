@@ -1,6 +1,6 @@
 /** @file From a repo id to a folder with what a model needs: from the cache where it has it, else from the Hub into the cache. */
 import { stat } from "node:fs/promises"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { type ErrorCode, fail, listed, PrismaError } from "../errors.ts"
 import { makeFolder, writeFileAtomic } from "../files/atomic.ts"
 import { writeLink } from "../files/links.ts"
@@ -118,7 +118,7 @@ export async function downloadModel(id: string, options: DownloadOptions = {}): 
     if (!usable) throw readonly(lacking(error, place, revision, there?.missing ?? []), settings)
     warn(`${place.repo}: it is not known whether it has more files: ${error.message}`)
   }
-  return found(join((await cachedSnapshot(place, commit))!, wanted.prefix), commit)
+  return found(resolve((await cachedSnapshot(place, commit))!, wanted.prefix), commit)
 }
 
 /** The commit that the Hub has for a revision; where it cannot be asked, the one in the cache. */

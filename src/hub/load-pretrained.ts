@@ -162,10 +162,10 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
 
 /** Where in the folder or repo the model is. */
 async function placeOf(name: string, options: LoadOptions): Promise<Pick<LoadOptions, "revision" | "subfolder">> {
-  const { checkpoint: step, subfolder } = options
+  const { checkpoint: step } = options
   if (step === undefined) return {}
-  if (subfolder === undefined && Number.isSafeInteger(step) && step >= 0) return checkpointAt(name, step, options)
-  return fail("E_USAGE", `checkpoint must be a step of the run, and no subfolder with it; got ${String(step)}`)
+  if (Number.isSafeInteger(step) && step >= 0) return checkpointAt(name, step, options)
+  return fail("E_USAGE", `checkpoint must be a step of the run, got ${String(step)}`)
 }
 
 /** A runtime with the options that are its own. */
@@ -189,7 +189,9 @@ async function folderOf(
   const looksLikePath = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$/.test(name) || name === "."
   if (await isFolder(name)) {
     const names = await readdir(name).catch((e: unknown) => readError(e, name))
-    if (looksLikePath || names.length === 0 || names.some((n) => OF_MODEL.test(n)))
+    // A run that has not ended has its models in folders below it alone.
+    const isThere = options.subfolder !== undefined && (await isFolder(join(name, options.subfolder)))
+    if (looksLikePath || isThere || names.length === 0 || names.some((n) => OF_MODEL.test(n)))
       return { folder: await below(name, options.subfolder) }
   } else if (looksLikePath || (await isFile(name))) {
     const what = (await isFile(name)) ? "is a file; give the folder it is in" : "no such folder"

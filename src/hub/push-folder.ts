@@ -152,11 +152,16 @@ const [WINDOW, OVERLAP] = [1 << 20, 512]
 const SNIFF = 4096
 
 /** Error: E_SECRET_FOUND for a file in whose text a token or key is found, in plain, base64 or a URL's escapes. */
-export async function refuseSecrets({ path, file, size }: LocalFile, token: string | undefined): Promise<void> {
+export async function refuseSecrets(
+  { path, file, size }: LocalFile,
+  token: string | undefined,
+  goOn: () => void,
+): Promise<void> {
   await withFile(file, async (handle) => {
     const bytes = Buffer.alloc(Math.min(WINDOW, size))
     if (bytes.subarray(0, await readFully(handle, file, bytes.subarray(0, SNIFF), 0)).includes(0)) return
     for (let at = 0; at < size; at += WINDOW - OVERLAP) {
+      goOn()
       const n = await readFully(handle, file, bytes.subarray(0, Math.min(WINDOW, size - at)), at)
       const text = bytes.toString("latin1", 0, n)
       const found = token !== undefined && token.length >= 8 && text.includes(token) ? "your token" : secretIn(text)

@@ -6,13 +6,16 @@ import { CARD_FILE, filesOf, makeCard } from "../cards/card.ts"
 import { withoutPrivatePaths } from "../cards/private-paths.ts"
 import { validateCard } from "../cards/validate.ts"
 import { fail, PrismaError } from "../errors.ts"
+import { readError } from "../files/system-errors.ts"
 import { CHECKPOINTS, stepOf, tagOf } from "./checkpoints.ts"
 import { type Content, fileContent, listFolder, refuseSecrets, type Skipped, textContent } from "./push-folder.ts"
 
 /** Commits of checkpoints in one push: with that of the branch, and room, 20; the Hub takes 128 an hour of an account. */
 export const MAX_STEPS = 18
-/** Files of a checkpoint that a run goes on from; a model is made of the others. */
-const RUN_STATE = /(^|\/)(optimizer\.safetensors|state\.json|manifest\.json)$/
+/** Bytes of a card that is read; the validator refuses less. */
+const MAX_CARD = 2 ** 22
+/** Files of a checkpoint that a run goes on from, wherever its config (saving.save_dir) put it; a model is made of the others. */
+const RUN_STATE = /(^|\/)step-\d{8,}\/(optimizer\.safetensors|state\.json|manifest\.json)$/
 
 export interface Plan {
   readonly contents: readonly Content[]
@@ -26,17 +29,19 @@ interface Planned {
   readonly how: "revisions" | "folders" | "none" | undefined
   /** Which no text may hold. */
   readonly token: string | undefined
+  /** Throws where the push is to end. */
+  readonly goOn: () => void
 }
 
 /** What goes up, where it is right. Errors: E_INPUT, E_UNSAFE_PATH, E_SECRET_FOUND, E_CARD, E_IO. */
-export async function planOf(folder: string, repo: string, { how: asked, token }: Planned): Promise<Plan> {
+export async function planOf(folder: string, repo: string, { how: asked, token, goOn }: Planned): Promise<Plan> {
   const { files, skipped } = await listFolder(folder)
   const steps = new Map<number, Content[]>()
   const contents: Content[] = []
   for (const local of files) {
-    await refuseSecrets(local, token)
+    await refuseSecrets(local, token, goOn)
     const inStep = stepOf(local.path)
-    if (inStep && RUN_STATE.test(local.path)) {
+    if (RUN_STATE.test(local.path)) {
       skipped.push({ path: local.path, why: "is what a run goes on from" })
       continue
     }
@@ -44,9 +49,17 @@ export async function planOf(folder: string, repo: string, { how: asked, token }
     if (!inStep) contents.push(content)
     else steps.set(inStep.step, [...(steps.get(inStep.step) ?? []), content])
   }
-  const whole = [...steps].filter(([, some]) => some.some(({ path }) => path.endsWith("/config.json"))).sort(([a], [b]) => a - b) // prettier-ignore
+  const isWhole = (some: readonly Content[]) => some.some(({ path }) => path.endsWith("/config.json"))
+  const whole = [...steps].filter(([, some]) => isWhole(some)).sort(([a], [b]) => a - b)
+  for (const some of steps.values()) {
+    if (!isWhole(some)) skipped.push(...some.map(({ path }) => ({ path, why: "is of a checkpoint without a config" })))
+  }
   const how = asked ?? (whole.length > MAX_STEPS ? "folders" : "revisions")
-  const card = await cardOf(folder, repo)
+  const card = await cardOf(
+    folder,
+    repo,
+    files.find(({ path }) => path === CARD_FILE),
+  )
   if (card) contents.push(card)
   if (how === "folders") contents.push(...whole.flatMap(([, some]) => some))
   if (how === "none") for (const [step] of whole) skipped.push({ path: `${CHECKPOINTS}/${tagOf(step)}`, why: "checkpoints stay here" }) // prettier-ignore
@@ -80,16 +93,24 @@ async function publicContent(folder: string, local: Parameters<typeof fileConten
 }
 
 /** The card that a model's folder lacks. Error: E_CARD for one that is there and wrong. */
-async function cardOf(folder: string, repo: string): Promise<Content | undefined> {
+async function cardOf(
+  folder: string,
+  repo: string,
+  own: Parameters<typeof fileContent>[0] | undefined,
+): Promise<Content | undefined> {
   const file = join(folder, CARD_FILE)
-  if (existsSync(file)) {
-    const [first, ...more] = validateCard(await readFile(file, "utf8"), filesOf(folder))
+  if (own) {
+    if (own.size > MAX_CARD)
+      fail("E_CARD", `${file}: ${own.size} bytes, above the limit of ${MAX_CARD} for a card`, { file })
+    const text = await readFile(own.file, "utf8").catch((e: unknown) => readError(e, file))
+    const [first, ...more] = validateCard(text, filesOf(folder))
     if (!first) return undefined
     const rest = more.length ? ` and ${more.length} more (vit-prisma card DIR)` : ""
     const { line, key, what, todo } = first
     return fail("E_CARD", `${file}:${line}: ${key ? `${key} ` : ""}${what}; ${todo}${rest}`, { file })
   }
-  if (!existsSync(join(folder, "config.json"))) return undefined
+  // A folder of that name, or a link out of this one, stands in a card's place.
+  if (existsSync(file) || !existsSync(join(folder, "config.json"))) return undefined
   const name = repo.slice(repo.indexOf("/") + 1)
   const text = await makeCard(folder, { repo, name }).catch((error: unknown) => {
     if (error instanceof PrismaError) return undefined

@@ -7,6 +7,7 @@ import { checkRevision, isCommit } from "./cache.ts"
 import { tagOf } from "./checkpoints.ts"
 import type { DownloadProgress } from "./download.ts"
 import { blobHash } from "./hash.ts"
+import { interrupted } from "./http-errors.ts"
 import { hubHttp, type HubHttp } from "./http.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
 import { commitFiles, type Committed } from "./push-commit.ts"
@@ -91,13 +92,19 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
   const who = await account(http, signal)
   if (who.role === "read") fail("E_HUB_AUTH", `${http.endpoint}: the token of ${who.name} may only read; give one that may write`) // prettier-ignore
   const wanted = given.includes("/") ? given : `${who.name}/${given}`
-  const plan = await planOf(folder, wanted, { how: options.checkpoints, token: settings.token })
+  const goOn = () => {
+    if (signal?.aborted)
+      throw interrupted(signal, { url: `${http.endpoint}/${wanted}`, repo: wanted, authorized: true })
+  }
+  const plan = await planOf(folder, wanted, { how: options.checkpoints, token: settings.token, goOn })
+  // Each push would put the model over the last checkpoint, and that over the model.
+  if (branch === BRANCH && plan.steps.length) fail("E_USAGE", `${wanted}: the branch ${BRANCH} is that of the revisions; give another --branch, or --checkpoints folders`) // prettier-ignore
   const there = await repoName(http, wanted, signal)
   if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
   const id = there ?? wanted
-  const push = new Push(http, id, options)
+  const push = new Push(http, id, options, goOn)
   const prefix = path === "" ? "" : pathInRepo(path)
-  const main = await push.branch(
+  const { ignored, ...main } = await push.branch(
     branch,
     prefix,
     plan.contents,
@@ -113,7 +120,7 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
     created: there === undefined,
     ...main,
     sent: push.sent,
-    skipped: plan.skipped,
+    skipped: [...plan.skipped, ...ignored.map((path) => ({ path, why: "is named by the repo's .gitignore" }))],
     checkpoints: done,
     left,
   }
@@ -130,9 +137,12 @@ const changeOf = ({ path, size }: Content, before: ReadonlyMap<string, RepoFile>
   is: before.has(path) ? "modified" : "added",
 })
 
-async function hashOf(content: Content, kind: "sha256" | "git"): Promise<string> {
+async function hashOf(content: Content, kind: "sha256" | "git", goOn: () => void): Promise<string> {
   const hash = blobHash(kind === "git" ? "0".repeat(40) : "0".repeat(64), content.size)
-  for await (const piece of content.blob().stream()) hash.update(piece)
+  for await (const piece of content.blob().stream()) {
+    goOn()
+    hash.update(piece)
+  }
   await content.check()
   return hash.hex()
 }
@@ -145,6 +155,8 @@ class Push {
     readonly http: HubHttp,
     readonly repo: string,
     readonly options: PushOptions,
+    /** Throws where the push is to end. */
+    readonly goOn: () => void,
   ) {}
 
   /** Commit what a branch lacks of `contents`. */
@@ -166,17 +178,19 @@ class Push {
     for (const content of placed) {
       const is = before.get(content.path)
       const same =
-        is?.size === content.size && (await hashOf(content, is.etag.length === 40 ? "git" : "sha256")) === is.etag
+        is?.size === content.size &&
+        (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
       if (!same) differing.push(content)
     }
     const modes = at === undefined ? undefined : await this.modes(at, differing)
     const wanted = differing.filter(({ path }) => modes?.get(path) !== "ignored")
     const changes = wanted.map((content) => changeOf(content, before))
-    const result = { changes, unchanged: placed.length - wanted.length, committed: false, ...(parent !== undefined && { commit: parent }) } // prettier-ignore
+    const ignored = differing.filter(({ path }) => modes?.get(path) === "ignored").map(({ path }) => path)
+    const result = { changes, ignored, unchanged: placed.length - differing.length, committed: false, ...(parent !== undefined && { commit: parent }) } // prettier-ignore
     if (dryRun || !wanted.length || parent === undefined || !modes) return result
     const committed: Committed[] = []
     for (const content of wanted) {
-      const etag = await hashOf(content, modes.get(content.path) === "lfs" ? "sha256" : "git")
+      const etag = await hashOf(content, modes.get(content.path) === "lfs" ? "sha256" : "git", this.goOn)
       committed.push({ ...content, etag })
     }
     await this.upload(committed.filter(({ etag }) => etag.length === 64))
@@ -214,7 +228,8 @@ class Push {
     const changes: Change[] = []
     for (const content of contents) {
       const is = before.get(content.path)
-      const etag = is?.size === content.size && (await hashOf(content, is.etag.length === 40 ? "git" : "sha256"))
+      const kind = is?.etag.length === 40 ? "git" : "sha256"
+      const etag = is?.size === content.size && (await hashOf(content, kind, this.goOn))
       if (etag !== is?.etag) changes.push(changeOf(content, before))
     }
     return changes

@@ -1,6 +1,6 @@
 /** @file Is what the cache has of a commit all that a model needs? */
 import { readdir, stat } from "node:fs/promises"
-import { join } from "node:path"
+import { join, resolve } from "node:path"
 import { PrismaError } from "../errors.ts"
 import { chooseWeights } from "../files/checkpoint.ts"
 import { readJson } from "../files/json.ts"
@@ -34,7 +34,7 @@ export async function inspect(
 ): Promise<Found | undefined> {
   const root = await cachedSnapshot(place, commit)
   if (root === undefined) return undefined
-  const folder = join(root, prefix)
+  const folder = resolve(root, prefix)
   const names: readonly string[] = await readdir(folder).catch(() => [])
   const config = ["config.json", "open_clip_config.json"].find((name) => names.includes(name))
   const weights = await weightsOf(folder, names, allowPickle)

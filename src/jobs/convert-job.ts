@@ -47,9 +47,9 @@ export async function convertJob(job: ConvertJob, { reserve, progress }: JobCont
 }
 
 /** Its repo's commit; that of before where nothing differs. Repo ids hold no "--". */
-async function pushed({ push, slug }: ConvertJob, folder: string): Promise<Pick<JobValue, "pushed">> {
+async function pushed({ push, slug, offline }: ConvertJob, folder: string): Promise<Pick<JobValue, "pushed">> {
   if (push === undefined) return {}
-  const { commit } = await pushFolder(folder, `${push}/${slug.replaceAll(/-{2,}/g, "-")}`)
+  const { commit } = await pushFolder(folder, `${push}/${slug.replaceAll(/-{2,}/g, "-")}`, { offline })
   return commit === undefined ? {} : { pushed: commit }
 }
 
