@@ -1,7 +1,7 @@
 // Which head of a mouse tells whether two shapes are the same: taken away, put back, and watched at work.
 import { ablate, denoise, induction, loadPretrained, measure, ops, sitesOf, tensor } from "vit-prisma"
 
-const model = await loadPretrained(process.argv[3] ?? "model-cards/induction-head", { threads: 1 })
+const model = await loadPretrained("model-cards/induction-head", { threads: 1 })
 const { nHeads } = model.config.vision
 const { train, test } = induction({ seed: 0 })
 

@@ -25,6 +25,8 @@ const SAYS: Readonly<Record<string, RegExp>> = {
     /^logit of 7: 11\.366, the sum of 34 shares to \d\.\de-\d\n +2\.\d{3} L2H[13]\n[^]*L2H\d reads\n( +-?\d\.\d\d){4}\n[^]*final_post +7 at 100\.0 %\n[^]*(\d\uFE0F\u20E3){4}\n$/,
   "10-heads.mjs":
     /^narrowest: head 2\.2, 0\.49 of 2\.83 nats\n[^]*border, .*3\.1 \(0\.81\)[^]*layer 3 copies( -0\.\d\d){4}\nhead 3\.1 .* head 2\.0 writes: 0\.361, by chance 0\.088\n[^]*0\.115 .* 0\.167[^]*\n$/,
+  "11-induction-head.mjs":
+    /^right: 100\.0 % of 656\n[^]*\n +0\.0( +2[4-7]\.\d %){3}\n +1\.0( +100\.0 %){3}\n[^]*brought back by\n +0\.0 +(99|100) %\n +1\.0 +[0-3] %\n[^]* 0\.0 +78 % +27 %\n[^]*$/,
 }
 
 it("names what each example prints", () => {

@@ -28,9 +28,11 @@ const rows = async (all: AsyncGenerator<SweepRow>): Promise<SweepRow[]> => {
 
 describe("the mouse of induction", () => {
   it("is right where its card says so", async () => {
-    const { test: said } = JSON.parse(readFileSync(join(MOUSE, "result.json"), "utf8")) as { test: { accuracy: number } }
+    const { test: said } = JSON.parse(readFileSync(join(MOUSE, "result.json"), "utf8")) as {
+      test: { accuracy: number }
+    }
     expect(right(await measure(model, images, predicted))).toBeCloseTo(said.accuracy, 6)
-    expect(said.accuracy).toBeGreaterThanOrEqual(0.97)
+    expect(said.accuracy).toBeGreaterThanOrEqual(0.99)
   })
 
   it("has one head without which it guesses; each other can be taken away", async () => {
@@ -39,9 +41,9 @@ describe("the mouse of induction", () => {
       const [work, ...rest] = (await rows(ablate(model, { images, by, sites, metric: predicted, batch: 128 }))).map(
         ({ values }) => right(values),
       )
-      expect(work).toBeLessThan(0.35)
+      expect(work).toBeLessThan(0.3)
       expect(rest.length).toBeGreaterThan(0)
-      for (const other of rest) expect(other).toBeGreaterThan(0.9)
+      for (const other of rest) expect(other).toBeGreaterThan(0.99)
     }
   })
 
@@ -53,7 +55,10 @@ describe("the mouse of induction", () => {
       const file = join(folder, "model.safetensors")
       const bytes = readFileSync(file)
       const length = Number(bytes.readBigUInt64LE(0))
-      const header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as Record<string, { data_offsets: [number, number] }>
+      const header = JSON.parse(bytes.toString("utf8", 8, 8 + length)) as Record<
+        string,
+        { data_offsets: [number, number] }
+      >
       const [from, to] = header[`vit.encoder.layer.${layer}.attention.output.dense.weight`]!.data_offsets
       bytes.fill(0, 8 + length + from, 8 + length + to)
       writeFileSync(file, bytes)
@@ -81,7 +86,7 @@ describe("the mouse of induction", () => {
     const mean = (xs: readonly number[]) => xs.reduce((a, b) => a + b, 0) / xs.length
     const [high, low] = [mean(await measure(model, clean, metric)), mean(await measure(model, corrupt, metric))]
     const [work, ...rest] = (await rows(denoise(model, { clean, corrupt, sites, metric, batch: 64 }))).map((row) => (row.mean - low) / (high - low)) // prettier-ignore
-    expect(work).toBeGreaterThan(0.7)
-    for (const other of rest) expect(other).toBeLessThan(0.5)
+    expect(work).toBeGreaterThan(0.9)
+    for (const other of rest) expect(other).toBeLessThan(0.1)
   })
 })
