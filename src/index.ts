@@ -2,6 +2,8 @@
 export * from "./core.ts"
 export { loadPretrained, LoadedViT, type LoadOptions, type ModelSource } from "./hub/load-pretrained.ts"
 export { pushFolder, type Change, type Pushed, type PushedStep, type PushOptions } from "./hub/push.ts"
+export { overTraining, type Measured, type OverTrainingOptions } from "./hub/over-training.ts"
+export { drawCurves } from "./train/tracking/curves.ts"
 export { listCheckpoints, type CheckpointPlace } from "./hub/checkpoints.ts"
 export { BaseViT, type BaseViTOptions, type ForwardOptions } from "./hub/base-vit.ts"
 export { PretrainedModel, type PretrainedOptions } from "./hub/pretrained-model.ts"

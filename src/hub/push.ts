@@ -182,7 +182,7 @@ class Push {
         (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
       if (!same) differing.push(content)
     }
-    const modes = at === undefined ? undefined : await this.modes(at, differing)
+    const modes = at === undefined ? undefined : await this.modes(parent === undefined ? "main" : branch, differing)
     const wanted = differing.filter(({ path }) => modes?.get(path) !== "ignored")
     const changes = wanted.map((content) => changeOf(content, before))
     const ignored = differing.filter(({ path }) => modes?.get(path) === "ignored").map(({ path }) => path)
@@ -244,11 +244,11 @@ class Push {
 
   /** How the Hub wants each file: apart, with the commit, or not at all, as the repo's .gitignore says. */
   private async modes(
-    commit: string,
+    branch: string,
     contents: readonly Content[],
   ): Promise<Map<string, "lfs" | "regular" | "ignored">> {
     const { http, repo, options } = this
-    const url = apiUrl(http, repo, "preupload", commit)
+    const url = apiUrl(http, repo, "preupload", branch)
     const attributes = contents.find(({ path }) => path === ".gitattributes")
     const gitAttributes = attributes && (await new Response(attributes.blob().stream()).text())
     const modes = new Map<string, "lfs" | "regular" | "ignored">()

@@ -55,9 +55,33 @@ type Panel = Map<Curve, Point[]>
 /** The curves of a metrics.jsonl as one SVG; the same log gives the same bytes. Errors: E_NOT_A_FILE, E_IO. */
 export async function curves(path: string): Promise<string> {
   const { panels, first, last } = await readPanels(path)
+  const shown = PANELS.flatMap(({ label }, i) => (panels[i]!.size ? [{ label, panel: panels[i]! }] : []))
+  return draw(shown, [first, last], "no loss, accuracy or learning rate has been logged")
+}
+
+/** Any numbers over a run's steps as one SVG, a panel for each name, in the order in which they come. Numbers that are not finite are left out. */
+export function drawCurves(
+  rows: readonly { readonly step: number; readonly values: Readonly<Record<string, number>> }[],
+): Promise<string> {
+  const panels = new Map<string, Point[]>()
+  for (const { step, values } of rows) {
+    for (const [name, value] of Object.entries(values)) {
+      if (Math.abs(value) < GREATEST) panels.set(name, [...(panels.get(name) ?? []), { step, value }])
+    }
+  }
+  const steps = rows.map(({ step }) => step)
+  const last = Math.max(1, ...steps)
+  const shown = [...panels].map(([label, points]) => ({ label, panel: new Map([["run", points] as const]) }))
+  return draw(shown, [Math.min(last - 1, ...steps), last], "nothing was measured")
+}
+
+async function draw(
+  shown: readonly { readonly label: string; readonly panel: Panel }[],
+  domain: readonly [first: number, last: number],
+  otherwise: string,
+): Promise<string> {
   const [Plot, { parseHTML }] = await Promise.all([import("@observablehq/plot"), import("linkedom")])
   const { document } = parseHTML("<html></html>")
-  const shown = PANELS.flatMap(({ label }, i) => (panels[i]!.size ? [{ label, panel: panels[i]! }] : []))
   const bodies = shown.map(({ label, panel }, i) => {
     const svg = Plot.plot({
       document,
@@ -66,14 +90,14 @@ export async function curves(path: string): Promise<string> {
       width: WIDTH,
       height: HEIGHT,
       ...MARGINS,
-      x: { label: i === shown.length - 1 ? "step" : null, domain: [first, last], ticks: 8 },
+      x: { label: i === shown.length - 1 ? "step" : null, domain, ticks: 8 },
       y: { label, domain: extent(panel), nice: true, grid: true, ticks: 5 },
       marks: [...marks(Plot, panel), ...legend(Plot, panel)],
     })
     return `<g transform="translate(0,${i * HEIGHT})">${svg.innerHTML.replace(STYLE, "")}</g>`
   })
   if (!bodies.length) {
-    bodies.push(`<text x="${WIDTH / 2}" y="${HEIGHT / 2}">no loss, accuracy or learning rate has been logged</text>`)
+    bodies.push(`<text x="${WIDTH / 2}" y="${HEIGHT / 2}">${otherwise}</text>`)
   }
   const height = HEIGHT * bodies.length
   const size = `width="${WIDTH}" height="${height}"`
