@@ -8,6 +8,7 @@ import type { HookedViT } from "../src/interp/hooked-vit.ts"
 import { loadPretrained } from "../src/index.ts"
 import { Random } from "../src/tensor/random.ts"
 import { float32, size, type Tensor } from "../src/tensor/tensor.ts"
+import { noiseImages as images } from "./helpers/noise-images.ts"
 import { thrown } from "./helpers/thrown.ts"
 
 const reference = (name: string) => loadPretrained(`test/fixtures/reference/${name}`)
@@ -21,15 +22,6 @@ afterAll(async () => {
   for (const model of [mouse, dino, clip, gap, postNorm, only]) await model.release()
 })
 
-function images(model: HookedViT, n: number, seed: number): Tensor<"float32"> {
-  const { nChannels, imageSize } = model.config.vision
-  const random = new Random(seed, "images")
-  const shape = [n, nChannels, ...imageSize]
-  return float32(
-    shape,
-    Float32Array.from({ length: size(shape) }, () => random.normal()),
-  )
-}
 const one = (t: Tensor<"float32">, i: number): Tensor<"float32"> => {
   const n = size(t.shape.slice(1))
   return float32([1, ...t.shape.slice(1)], t.data.slice(i * n, (i + 1) * n))

@@ -4,8 +4,8 @@ import { ablate, denoise, noise } from "../src/interp/causal/patching.ts"
 import { regionTokens, siteName, sitesOf, type Site } from "../src/interp/causal/sites.ts"
 import { measure, sweep, type SweepRow } from "../src/interp/causal/sweep.ts"
 import { loadPretrained, type LoadedViT } from "../src/index.ts"
-import { Random } from "../src/tensor/random.ts"
 import { float32, size, type Tensor } from "../src/tensor/tensor.ts"
+import { noiseImages } from "./helpers/noise-images.ts"
 import { thrown } from "./helpers/thrown.ts"
 
 const mouse = await loadPretrained("model-cards/mnist")
@@ -15,15 +15,6 @@ afterAll(async () => {
   await clip.release()
 })
 
-const noiseImages = (model: LoadedViT, n: number, seed: number): Tensor<"float32"> => {
-  const { nChannels, imageSize } = model.config.vision
-  const random = new Random(seed, "images")
-  const shape = [n, nChannels, ...imageSize]
-  return float32(
-    shape,
-    Float32Array.from({ length: size(shape) }, () => random.normal()),
-  )
-}
 const rows = async (sweep: AsyncGenerator<SweepRow>): Promise<SweepRow[]> => {
   const out: SweepRow[] = []
   for await (const row of sweep) out.push(row)

@@ -4,10 +4,9 @@ import { dropTokens, withoutTokens } from "../src/interp/causal/drop.ts"
 import * as metrics from "../src/interp/causal/metrics.ts"
 import { resample, type ScrubGroup } from "../src/interp/causal/scrub.ts"
 import { measure } from "../src/interp/causal/sweep.ts"
-import type { HookedViT } from "../src/interp/hooked-vit.ts"
 import { loadPretrained } from "../src/index.ts"
-import { Random } from "../src/tensor/random.ts"
 import { float32, size, type Tensor } from "../src/tensor/tensor.ts"
+import { noiseImages as images } from "./helpers/noise-images.ts"
 import { thrown } from "./helpers/thrown.ts"
 
 const reference = (name: string) => loadPretrained(`test/fixtures/reference/${name}`)
@@ -20,15 +19,6 @@ afterAll(async () => {
 })
 const metric = "logits[:, 1]"
 
-function images(model: HookedViT, n: number, seed: number): Tensor<"float32"> {
-  const { nChannels, imageSize } = model.config.vision
-  const random = new Random(seed, "images")
-  const shape = [n, nChannels, ...imageSize]
-  return float32(
-    shape,
-    Float32Array.from({ length: size(shape) }, () => random.normal()),
-  )
-}
 const row = (t: Tensor, i: number): Float32Array => {
   const n = size(t.shape.slice(1))
   return (t.data as Float32Array).slice(i * n, (i + 1) * n)

@@ -1,7 +1,7 @@
 /** @file What a Hub says of a repo: the commit behind a revision, and the files at a commit with their sizes and hashes. */
-import { fail } from "../errors.ts"
 import { checkListing } from "../files/paths.ts"
 import { quote } from "../tensor/quote.ts"
+import { protocol, record } from "./api.ts"
 import { isContentHash } from "./hash.ts"
 import { hubUrl, segments, type HubHttp, type HubInit } from "./http.ts"
 import { plainUrl } from "./redirects.ts"
@@ -20,16 +20,6 @@ export interface RepoFile {
 const COMMIT = /^[0-9a-f]{40}$/
 /** The largest repos have some hundred thousand, in pages of a thousand. */
 const MAX_FILES = 500_000
-
-const record = (value: unknown): Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
-
-function protocol(url: string, repo: string, what: string): never {
-  return fail("E_HUB_PROTOCOL", `${plainUrl(url)}: ${what}; check that HF_ENDPOINT is a Hub`, {
-    url: plainUrl(url),
-    repo,
-  })
-}
 
 /** The commit that a branch, tag or short commit means now. Errors: those of the Hub; E_HUB_PROTOCOL. */
 export async function commitOf(http: HubHttp, repo: string, revision: string, init: HubInit = {}): Promise<string> {

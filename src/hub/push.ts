@@ -102,7 +102,7 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
   const there = await repoName(http, wanted, signal)
   if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
   const id = there ?? wanted
-  const push = new Push(http, id, options, goOn)
+  const push = new Push(http, id, options, there !== undefined || !dryRun, goOn)
   const prefix = path === "" ? "" : pathInRepo(path)
   const { ignored, ...main } = await push.branch(
     branch,
@@ -155,6 +155,8 @@ class Push {
     readonly http: HubHttp,
     readonly repo: string,
     readonly options: PushOptions,
+    /** The repo is; false in a dry run alone. */
+    readonly isThere: boolean,
     /** Throws where the push is to end. */
     readonly goOn: () => void,
   ) {}
@@ -174,14 +176,7 @@ class Push {
     const at = parent ?? (await this.head("main"))
     const listed = at === undefined ? [] : await filesAt(http, repo, at)
     const before = new Map(listed.map((file) => [file.path, file]))
-    const differing: Content[] = []
-    for (const content of placed) {
-      const is = before.get(content.path)
-      const same =
-        is?.size === content.size &&
-        (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
-      if (!same) differing.push(content)
-    }
+    const differing = await this.differing(placed, before)
     const modes = at === undefined ? undefined : await this.modes(parent === undefined ? "main" : branch, differing)
     const wanted = differing.filter(({ path }) => modes?.get(path) !== "ignored")
     const changes = wanted.map((content) => changeOf(content, before))
@@ -225,20 +220,29 @@ class Push {
 
   private async changed(contents: readonly Content[], commit: string): Promise<Change[]> {
     const before = new Map((await filesAt(this.http, this.repo, commit)).map((file) => [file.path, file]))
-    const changes: Change[] = []
+    return (await this.differing(contents, before)).map((content) => changeOf(content, before))
+  }
+
+  /** Those that a commit with the files `before` has not, or has with other bytes. */
+  private async differing(
+    contents: readonly Content[],
+    before: ReadonlyMap<string, RepoFile>,
+  ): Promise<readonly Content[]> {
+    const found: Content[] = []
     for (const content of contents) {
       const is = before.get(content.path)
-      const kind = is?.etag.length === 40 ? "git" : "sha256"
-      const etag = is?.size === content.size && (await hashOf(content, kind, this.goOn))
-      if (etag !== is?.etag) changes.push(changeOf(content, before))
+      const same =
+        is?.size === content.size &&
+        (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
+      if (!same) found.push(content)
     }
-    return changes
+    return found
   }
 
   /** What a branch means; undefined where there is none, or no repo. */
   private async head(branch: string): Promise<string | undefined> {
     const { http, repo, options } = this
-    if (options.dryRun && (await repoName(http, repo, options.signal)) === undefined) return undefined
+    if (!this.isThere) return undefined
     return (await refsOf(http, repo, options.signal)).branches.get(branch)
   }
 
