@@ -119,11 +119,87 @@ describe("vit-prisma patch", () => {
     [["--metric", "logit[:, 1]"], 2, /nearest are "logits"/],
     [["--hook", "resid_pre", "--by", "head"], 1, /no axis of heads/],
     [["--hook", "*.mlp.hook_post", "--by", "head"], 1, /no axis of heads/],
+    [
+      ["--hook", "z", "--heads", "4"],
+      1,
+      /^vit-prisma: head 4 of "blocks\.0\.attn\.hook_z" does not exist; there are heads 0 to 3/,
+    ],
+    [["--hook", "resid_pre", "--heads", "0"], 1, /no axis of heads/],
+    [["--tokens", "0,999"], 1, /token 999 of "blocks\.0\.hook_resid_pre" does not exist; there are tokens 0 to \d+/],
+    [["--tokens", "-1"], 1, /token -1 .* there are tokens 0 to/],
+    [["--region", "0,0,99,1"], 1, /the region of patches 99x1 at row 0, column 0 is outside the \d+x\d+ patches/],
+    [["--region", "3"], 2, /expected row,column or row,column,rows,columns/],
+    [["--region", "0,0", "--tokens", "1"], 2, /give --tokens or --region/],
+    [["--layers", "0,99"], 2, /layer 99 does not exist; the model has layers 0 to 3/],
+    [["--json", seven], 2, /Its file ends in \.json/],
+    [["--json", at("x.json"), "--view-json", at("x.json")], 2, /name the same file/],
   ])("names what exists: %j", async (args, code, message) => {
     const ran = await cli(["patch", mouse, seven, flipped, ...args])
     expect([ran.code, ran.stdout]).toEqual([code, ""])
     expect(ran.stderr).toMatch(message)
     expect(ran.stderr.trimEnd().split("\n")).toHaveLength(1)
+  })
+})
+
+describe("vit-prisma patch of chosen sites", () => {
+  const run = async (...args: string[]): Promise<Report> => {
+    const { code, stdout, stderr } = await cli(["patch", mouse, seven, flipped, "--class", "7", "--json", ...args])
+    expect([code, stderr]).toEqual([0, ""])
+    return JSON.parse(stdout) as Report
+  }
+  const rowsOf = async (sites: readonly Site[]): Promise<SweepRow[]> => {
+    const [clean, corrupt] = [await model.images(image), await model.images(await decodeImage(flipped))]
+    return all(denoise(model, { clean, corrupt, sites, metric: "logits[:, 7]" }))
+  }
+
+  it("is that of heads, of tokens, of both and of a region of patches", async () => {
+    const [heads, tokens, both, region] = await Promise.all([
+      run("--hook", "z", "--heads", "2,0", "--layers", "1,-1"),
+      run("--hook", "resid_pre", "--tokens", "0,3", "--layers", "0"),
+      run("--hook", "z", "--heads", "1", "--tokens", "0", "--layers", "2"),
+      run("--hook", "resid_pre", "--region", "1,1,2,3", "--layers", "0"),
+    ])
+    const z = (layer: number, head: number): Site => ({ hook: `blocks.${layer}.attn.hook_z`, head })
+    alike(heads.rows, await rowsOf([z(1, 2), z(1, 0), z(3, 2), z(3, 0)]))
+    const hook = "blocks.0.hook_resid_pre"
+    alike(tokens.rows, await rowsOf([0, 3].map((t) => ({ hook, tokens: [t] }))))
+    alike(both.rows, await rowsOf([{ ...z(2, 1), tokens: [0] }]))
+    const { imageSize, patchSize } = model.config.vision
+    const columns = imageSize[1] / patchSize[1]
+    const patches = [1, 2].flatMap((r) => [1, 2, 3].map((c) => 1 + r * columns + c))
+    alike(region.rows, await rowsOf([{ hook, tokens: patches }]))
+  })
+
+  it("goes as JSON into a file and as text to the terminal, and its page has a column for each", async () => {
+    const [file, view] = [at("patch.json"), at("patch-view.json")]
+    const sites = ["--class", "7", "--hook", "z", "--heads", "3,1"]
+    const written = await cli(["patch", mouse, "--json", file, seven, flipped, ...sites, "--view-json", view])
+    expect([written.code, written.stderr]).toEqual([0, ""])
+    expect(written.stdout).toMatch(/^clean .*, corrupt .*\nblocks\.\d\.attn\.hook_z, head [13]/)
+    const printed = await run("--hook", "z", "--heads", "3,1")
+    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual(printed)
+    const { matrices } = JSON.parse(readFileSync(view, "utf8")) as { matrices: { columns: string[]; rows: string[] }[] }
+    expect([matrices[0]!.columns, matrices[0]!.rows.length]).toEqual([["head 3", "head 1"], 4])
+  })
+
+  it("has errors as text where only the file is JSON", async () => {
+    const file = at("no-such.json")
+    const ran = await cli(["patch", mouse, seven, flipped, "--hook", "nothing", "--json", file])
+    expect(ran.stderr).toMatch(/^vit-prisma: /)
+    expect(existsSync(file)).toBe(false)
+  })
+})
+
+describe.each(["lens", "attribute", "heads", "saliency"])("vit-prisma %s --json FILE", (command) => {
+  it("holds what --format json prints", async () => {
+    const file = at(`${command}.json`)
+    const [written, printed] = await Promise.all([
+      cli([command, mouse, seven, "--json", file]),
+      cli([command, mouse, seven, "--format", "json"]),
+    ])
+    expect([written.code, written.stderr, printed.code]).toEqual([0, "", 0])
+    expect(written.stdout).not.toMatch(/^[[{]/)
+    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual(JSON.parse(printed.stdout))
   })
 })
 

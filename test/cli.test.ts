@@ -209,6 +209,8 @@ describe("help", () => {
         model                  folder or repo id
         clean                  image
         corrupt                image
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point
@@ -218,6 +220,11 @@ describe("help", () => {
                                or a glob (default: "resid_pre")
         --by <what>            a site for each: token, head or both (default: [])
         --layers <list>        only these layers, as 0,5,-1
+        --heads <list>         a site for each of these heads, as 0,3
+        --tokens <list>        a site for each of these tokens, as 0,17; special
+                               tokens come first
+        --region <list>        patches as one site: row,column or
+                               row,column,rows,columns
         --metric <text>        one number for each image, as "logits[:, 3]"
         --class <name>         the logit of this class, by index or label; by default
                                what the first image is taken for
@@ -231,6 +238,8 @@ describe("help", () => {
       take values away, site by site, and see what becomes of a metric
         model                  folder or repo id
         images                 image files
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point
@@ -240,6 +249,11 @@ describe("help", () => {
                                or a glob (default: "resid_pre")
         --by <what>            a site for each: token, head or both (default: [])
         --layers <list>        only these layers, as 0,5,-1
+        --heads <list>         a site for each of these heads, as 0,3
+        --tokens <list>        a site for each of these tokens, as 0,17; special
+                               tokens come first
+        --region <list>        patches as one site: row,column or
+                               row,column,rows,columns
         --metric <text>        one number for each image, as "logits[:, 3]"
         --class <name>         the logit of this class, by index or label; by default
                                what the first image is taken for
@@ -271,6 +285,8 @@ describe("help", () => {
       and of each patch
         model                  folder or repo id
         images                 image files
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point
@@ -290,6 +306,8 @@ describe("help", () => {
       which parts of the model wrote a logit, summing to it
         model                  folder or repo id
         images                 image files
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point
@@ -345,6 +363,8 @@ describe("help", () => {
       where in an image a class, a text or any output comes from
         model                  folder or repo id
         images                 image files
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point
@@ -380,6 +400,8 @@ describe("help", () => {
       simple
         model                  folder or repo id
         images                 image files; more make the means surer
+        --json [file]          write the results to a file; short for --format json
+                               without one
         --html <file>          write an interactive page: one file that needs no
                                network
         --png <file>           write a picture, two pixels to a point

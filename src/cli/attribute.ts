@@ -8,8 +8,8 @@ import type { Target } from "../interp/residual/targets.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import type { OverlayInput } from "../viewer/encode.ts"
 import { tokenNames } from "./lens.ts"
-import { loadModel, plain, print, printJson, style, table, type ModelOptions } from "./output.ts"
-import { checkPictures, pictureBase, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
+import { loadModel, plain, print, style, table, type ModelOptions } from "./output.ts"
+import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
 import { predictions } from "./run.ts"
 import { textsOf, type TextOptions, type Texts } from "./text-embeds.ts"
 
@@ -40,8 +40,8 @@ export async function attribute(name: string, paths: readonly string[], options:
     const target = await targetOf(model, pixels, options, texts)
     found.push({ path, image, attributions: await decomposeLogit(model, pixels, target, { sources }) })
   }
-  if (options.format === "json") printJson(found.map((f) => asJson(model, f, options)))
-  else for (const f of found) asText(model, f, options)
+  const results = found.map((f) => asJson(model, f, options))
+  await present(results, options, () => found.forEach((f) => asText(model, f, options)))
   if (wantsPictures(options)) await draw(model, found, options, files)
 }
 

@@ -6,17 +6,18 @@ import { decodeImage, type Image } from "../data/image.ts"
 import { fail } from "../errors.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { ablate as ablated, denoise, noise, type Ablation } from "../interp/causal/patching.ts"
-import { siteName, sitesOf, type Cut, type Site } from "../interp/causal/sites.ts"
+import { chosenLayers } from "../interp/attention/patterns.ts"
+import { regionTokens, siteName, sitesOf, type Cut, type Site } from "../interp/causal/sites.ts"
 import { measure, type SweepRow } from "../interp/causal/sweep.ts"
 import { classIndex, className } from "../interp/residual/classes.ts"
-import { headAxis } from "../model/axes.ts"
 import { actName } from "../interp/cache.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import { openAppender } from "../train/tracking/append.ts"
-import { loadModel, note, plain, print, printJson, table, type ModelOptions } from "./output.ts"
+import { loadModel, note, plain, print, table, type ModelOptions } from "./output.ts"
 import {
   checkPictures,
   pictureBase,
+  present,
   specialTokens,
   wantsPictures,
   writePictures,
@@ -28,6 +29,11 @@ interface CausalOptions extends ModelOptions, PictureOptions {
   readonly hook: string
   readonly by: readonly Cut[]
   readonly layers?: readonly number[]
+  /** Only these; they are told apart. */
+  readonly heads?: readonly number[]
+  readonly tokens?: readonly number[]
+  /** Patches as one site: first row and column, then how many rows and columns. */
+  readonly region?: readonly number[]
   readonly metric?: string
   readonly class?: string
   readonly batch: number
@@ -129,11 +135,11 @@ async function collected(
   work: (rest: Rest) => AsyncGenerator<SweepRow>,
 ): Promise<SweepRow[]> {
   const { nLayers } = model.config.vision
-  const layers = options.layers?.map((l) => (l < 0 ? l + nLayers : l))
+  const layers = options.layers && chosenLayers(nLayers, options.layers)
   const wanted = /[.*]/.test(options.hook) ? options.hook : actName(options.hook, 0).replace("blocks.0.", "blocks.*.")
   const within = ({ hook }: Site) => !layers || layers.includes(Number(/^blocks\.(\d+)\./.exec(hook)?.[1] ?? -1))
-  const sites = sitesOf(model, wanted, options.by).filter(within)
-  if (!sites.length) fail("E_USAGE", `no site is left of ${wanted}; the model has layers 0 to ${nLayers - 1}`)
+  const sites = sitesOf(model, wanted, options.by, tokensOf(model, options), options.heads).filter(within)
+  if (!sites.length) fail("E_USAGE", `no site is left of ${wanted}: it is not of a layer`)
   const done = options.rows === undefined ? [] : await rowsOf(options.rows)
   const stop = new AbortController()
   const interrupted = () => stop.abort()
@@ -154,6 +160,17 @@ async function collected(
     await file?.close()
   }
   return rows
+}
+
+/** Each of --tokens alone, or --region as one. Errors: E_USAGE for both, E_INPUT for patches outside the grid. */
+function tokensOf(model: LoadedViT, { tokens, region }: CausalOptions): readonly (readonly number[])[] | undefined {
+  if (!region) return tokens?.map((t) => [t])
+  if (tokens) fail("E_USAGE", "give --tokens or --region: each says which tokens make a site")
+  const [top, left, height = 1, width = 1, ...more] = region
+  if (left === undefined || more.length) {
+    return fail("E_USAGE", `--region ${region.join(",")}: expected row,column or row,column,rows,columns`)
+  }
+  return [regionTokens(model, [top!, left], [height, width])]
 }
 
 /** Rows of an earlier run; a last line that a kill has cut short does not count. */
@@ -187,8 +204,7 @@ async function report(
   images: readonly { readonly name: string; readonly image: Image }[],
   sources: readonly string[],
 ): Promise<void> {
-  if (options.format === "json") printJson({ metric, ...ends, rows })
-  else {
+  await present({ metric, ...ends, rows }, options, () => {
     print(
       Object.entries(ends)
         .map(([name, x]) => `${name} ${x.toFixed(4)}`)
@@ -199,36 +215,36 @@ async function report(
     print(table(shown.map((r) => [plain(siteName(r.site)), r.mean.toFixed(4), interval(r)])))
     if (rows.length > shown.length)
       note(`the 20 of ${rows.length} sites that change "${metric}" most; --format json gives all`)
-  }
+  })
   if (!wantsPictures(options)) return
   const base = pictureBase(model, images, { title: `${metric} with one value replaced` })
-  const view: ViewInput = { ...base, matrices: matricesOf(model, rows, options.by, { metric, plainly }) }
+  const view: ViewInput = { ...base, matrices: matricesOf(model, rows, { metric, plainly }) }
   await writePictures(view, options, sources)
 }
 
-/** What each value changes: a row for each hook, a column for each token or head. */
+/** What each value changes: a row for each hook, a column for each site that it has. */
 function matricesOf(
   model: LoadedViT,
   rows: readonly SweepRow[],
-  by: readonly Cut[],
   { metric, plainly }: Pick<Said, "metric" | "plainly">,
 ): MatrixInput[] {
   const hooks = [...new Set(rows.map((r) => r.site.hook))]
-  const heads = by.includes("head") && headAxis(hooks[0]!, model.hooks.get(hooks[0]!)!.shape) !== undefined
-  const tokens = by.includes("token")
-  if (heads && tokens) return []
+  const sites = rows.map((r) => r.site).filter((site) => site.hook === hooks[0])
+  const heads = sites[0]?.head !== undefined
+  const tokens = sites[0]?.tokens?.length === 1
+  // Heads and tokens are two axes, for which the page has no table.
+  if (heads && tokens && sites.length > 1) return []
   const special = specialTokens(model.config.vision.prefix)
-  const count = rows.filter((r) => r.site.hook === hooks[0]).length
-  const columns = Array.from({ length: count }, (_, i) =>
-    heads ? `head ${i}` : tokens ? (special[i] ?? `patch ${i - special.length}`) : "all",
-  )
+  const tokenName = (t: number) => special[t] ?? `patch ${t - special.length}`
+  const nameOf = ({ head, tokens: group }: Site) =>
+    heads ? `head ${head}` : tokens ? tokenName(group![0]!) : group ? `${group.length} patches` : "all"
   return [
     {
-      name: heads ? "layers by heads" : "layers by tokens",
+      name: heads ? "layers by heads" : tokens ? "layers by tokens" : "layers",
       kind: "diverging",
       units: `change of ${metric}`,
       rows: hooks,
-      columns,
+      columns: sites.map(nameOf),
       values: rows.map((r) => r.mean - plainly),
       rowAxis: "layer",
       ...((heads || tokens) && { columnAxis: heads ? "head" : "token" }),

@@ -3,8 +3,8 @@ import { decodeImage, type Image } from "../data/image.ts"
 import { headReport, type HeadReport, type HeadScore } from "../interp/attention/heads.ts"
 import type { Estimate } from "../interp/estimate.ts"
 import type { ImageInput } from "../viewer/encode.ts"
-import { counted, loadModel, print, printJson, style, table, type ModelOptions } from "./output.ts"
-import { checkPictures, pictureBase, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
+import { counted, loadModel, print, style, table, type ModelOptions } from "./output.ts"
+import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
 
 export interface HeadsCommand extends ModelOptions, PictureOptions {
   readonly layers?: readonly number[]
@@ -20,8 +20,7 @@ export async function heads(name: string, paths: readonly string[], options: Hea
   for (const path of paths) images.push(await decodeImage(path))
   const { layers, level, unit } = options
   const report = await headReport(model, await model.images(...images), { level, unit, ...(layers && { layers }) })
-  if (options.format === "json") printJson(asJson(report, options))
-  else asText(report, options)
+  await present(asJson(report, options), options, () => asText(report, options))
   if (!wantsPictures(options)) return
   const base = pictureBase(
     model,

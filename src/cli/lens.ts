@@ -5,10 +5,11 @@ import { emojiGrid, emojiOf } from "../interp/residual/emoji.ts"
 import { logitLens, type Lens, type LensOptions } from "../interp/residual/lens.ts"
 import { grid } from "../model/config.ts"
 import type { OverlayInput } from "../viewer/encode.ts"
-import { loadModel, plain, print, printJson, style, table, type ModelOptions } from "./output.ts"
+import { loadModel, plain, print, style, table, type ModelOptions } from "./output.ts"
 import {
   checkPictures,
   pictureBase,
+  present,
   specialTokens,
   wantsPictures,
   writePictures,
@@ -46,8 +47,8 @@ export async function lens(name: string, paths: readonly string[], options: Lens
     ]
     found.push({ path, image, pooled, tokens })
   }
-  if (options.format === "json") printJson(found.map((f) => asJson(model, f)))
-  else for (const f of found) asText(model, f, options)
+  const results = found.map((f) => asJson(model, f))
+  await present(results, options, () => found.forEach((f) => asText(model, f, options)))
   if (wantsPictures(options)) await draw(model, found, options, sources)
 }
 

@@ -5,8 +5,8 @@ import { PrismaError } from "../errors.ts"
 import { version } from "../version.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { withBatch, withJobs } from "./batch-options.ts"
-import { positiveInt, report, withFormat, withModel } from "./output.ts"
-import { withPictures } from "./pictures.ts"
+import { asksForJson, positiveInt, report, withFormat, withModel } from "./output.ts"
+import { withPictures, withResults } from "./pictures.ts"
 
 /** Comma-separated names, but for commas inside braces; the option may be repeated. */
 const names = (text: string, before: readonly string[] = []): string[] => [
@@ -21,8 +21,10 @@ function positive(text: string): number {
   throw new InvalidArgumentError("It must be a number above 0.")
 }
 
-function wholeNumbers(text: string): number[] {
-  if (/^-?\d{1,6}(,-?\d{1,6})*$/.test(text)) return [...new Set(text.split(",").map(Number))]
+const wholeNumbers = (text: string): number[] => [...new Set(region(text))]
+
+function region(text: string): number[] {
+  if (/^-?\d{1,6}(,-?\d{1,6})*$/.test(text)) return text.split(",").map(Number)
   throw new InvalidArgumentError("It must be whole numbers with commas between.")
 }
 
@@ -113,10 +115,13 @@ withModel(program.command("evaluate"))
   .action(async (model, options) => (await import("./evaluate.ts")).evaluate(model, options))
 
 const withSites = (command: Command): Command =>
-  withPictures(withModel(command))
+  withResults(command)
     .option("--hook <name>", "hooks, by a short name (resid_pre, z, pattern, mlp_out) or a glob", "resid_pre")
     .option("--by <what>", "a site for each: token, head or both", cuts, [])
     .option("--layers <list>", "only these layers, as 0,5,-1", wholeNumbers)
+    .option("--heads <list>", "a site for each of these heads, as 0,3", wholeNumbers)
+    .option("--tokens <list>", "a site for each of these tokens, as 0,17; special tokens come first", wholeNumbers)
+    .option("--region <list>", "patches as one site: row,column or row,column,rows,columns", region)
     .option("--metric <text>", 'one number for each image, as "logits[:, 3]"')
     .option(
       "--class <name>",
@@ -150,7 +155,7 @@ withPictures(withModel(program.command("view")))
   .option("--attention-bytes <n>", "what attention may take of a file; more keeps more detail", positiveInt, 1_000_000)
   .action(async (model, images, options) => (await import("./view.ts")).view(model, images, options))
 
-withPictures(withModel(program.command("lens")))
+withResults(program.command("lens"))
   .description("what the model's head makes of the residual stream at each layer: of the image, and of each patch")
   .argument("<model>", "folder or repo id")
   .argument("<images...>", "image files")
@@ -163,7 +168,7 @@ withPictures(withModel(program.command("lens")))
   .option("--emoji", "print the largest class of each patch as an emoji")
   .action(async (model, images, options) => (await import("./lens.ts")).lens(model, images, options))
 
-withPictures(withModel(program.command("attribute")))
+withResults(program.command("attribute"))
   .description("which parts of the model wrote a logit, summing to it")
   .argument("<model>", "folder or repo id")
   .argument("<images...>", "image files")
@@ -218,7 +223,7 @@ withFormat(program.command("push"))
   .option("--dry-run", "send nothing, show what would be sent")
   .action(async (folder, repo, options) => (await import("./push.ts")).push(folder, repo, options))
 
-withPictures(withModel(program.command("saliency")))
+withResults(program.command("saliency"))
   .description("where in an image a class, a text or any output comes from")
   .argument("<model>", "folder or repo id")
   .argument("<images...>", "image files")
@@ -244,7 +249,7 @@ withPictures(withModel(program.command("saliency")))
   .option("--out <file>", "safetensors to write, with what the method gives of every pixel or token")
   .action(async (model, images, options) => (await import("./saliency.ts")).saliency(model, images, options))
 
-withPictures(withModel(program.command("heads")))
+withResults(program.command("heads"))
   .description("how wide and how far each attention head looks, and which ones do something simple")
   .argument("<model>", "folder or repo id")
   .argument("<images...>", "image files; more make the means surer")
@@ -302,10 +307,4 @@ function usage(error: CommanderError): number {
   const said = error.code === "commander.help" ? "no command was given" : error.message
   const line = said.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")
   return report(new PrismaError("E_USAGE", `${line.replace(/\.$/, "")}; see vit-prisma --help`), json)
-}
-
-/** Are errors to be JSON, also those that are found before the options are? */
-function asksForJson(args: readonly string[]): boolean {
-  const options = args.includes("--") ? args.slice(0, args.indexOf("--")) : args
-  return options.some((arg, i) => /^--(json|format=json)$/.test(arg) || (arg === "json" && args[i - 1] === "--format"))
 }

@@ -26,13 +26,46 @@ export function positiveInt(text: string): number {
   throw new InvalidArgumentError("It must be a whole number of at least 1.")
 }
 
-export const withFormat = (command: Command): Command =>
-  command
-    .addOption(new Option("--format <format>", "how results are printed").choices(["human", "json"]).default("human"))
-    .addOption(new Option("--json", "short for --format json").implies({ format: "json" }))
+const FORMAT = (): Option =>
+  new Option("--format <format>", "how results are printed").choices(["human", "json"]).default("human")
 
-export const withModel = (command: Command): Command =>
-  withFormat(command)
+export const withFormat = (command: Command): Command =>
+  command.addOption(FORMAT()).addOption(new Option("--json", "short for --format json").implies({ format: "json" }))
+
+/** Where results can go into a file too: `--json results.json`; without a file, as `withFormat`. */
+const withJsonFile = (command: Command): Command =>
+  command
+    .addOption(FORMAT())
+    .addOption(
+      new Option("--json [file]", "write the results to a file; short for --format json without one").argParser(
+        jsonFile,
+      ),
+    )
+    .hook("preAction", (_, ran) => {
+      if (ran.opts()["json"] === true) ran.setOptionValue("format", "json")
+    })
+
+/** An image after a bare --json must not be taken for the file to write. */
+function jsonFile(text: string): string {
+  if (isJsonFile(text)) return text
+  throw new InvalidArgumentError("Its file ends in .json; to print, put --json last or give --format json.")
+}
+
+const isJsonFile = (text: string): boolean => /\.json$/i.test(text)
+
+/** Are errors to be JSON, also those that are found before the options are? */
+export function asksForJson(args: readonly string[]): boolean {
+  const options = args.includes("--") ? args.slice(0, args.indexOf("--")) : args
+  return options.some(
+    (arg, i) =>
+      arg === "--format=json" ||
+      (arg === "json" && options[i - 1] === "--format") ||
+      (arg === "--json" && !isJsonFile(options[i + 1] ?? "")),
+  )
+}
+
+export const withModel = (command: Command, { jsonFile: toFile = false } = {}): Command =>
+  (toFile ? withJsonFile : withFormat)(command)
     .option("--revision <name>", "branch, tag or commit of a repo (main)")
     .option("--cache-dir <dir>", "the Hub cache to use")
     .option("--offline", "ask no server: a repo must be in the cache")

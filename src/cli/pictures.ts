@@ -10,7 +10,7 @@ import type { Pixels } from "../data/resize.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import type { View } from "../viewer/data.ts"
 import type { EncodeOptions, ViewInput } from "../viewer/encode.ts"
-import { note, refuseOverwriting, warn, type ModelOptions, type withFormat } from "./output.ts"
+import { note, printJson, refuseOverwriting, warn, withModel, type ModelOptions } from "./output.ts"
 import { predictions } from "./run.ts"
 
 /** Files to write, where they are asked for. */
@@ -19,9 +19,11 @@ export interface PictureOptions {
   readonly png?: string
   readonly svg?: string
   readonly viewJson?: string
+  /** Of the results themselves; true: on stdout. */
+  readonly json?: string | true
 }
 
-type Command = Parameters<typeof withFormat>[0]
+type Command = Parameters<typeof withModel>[0]
 
 export const withPictures = (command: Command): Command =>
   command
@@ -30,11 +32,26 @@ export const withPictures = (command: Command): Command =>
     .option("--svg <file>", "write the same picture as SVG")
     .option("--view-json <file>", "write the numbers behind the page (docs/viewer.md)")
 
+/** Options of a command that finds something in a model and shows it: as text, JSON, page and picture. */
+export const withResults = (command: Command): Command => withPictures(withModel(command, { jsonFile: true }))
+
 /** The option of each kind of file. */
-const FLAGS = { html: "--html", png: "--png", svg: "--svg", viewJson: "--view-json" } as const
+const FLAGS = { html: "--html", png: "--png", svg: "--svg", viewJson: "--view-json", json: "--json" } as const
 const KINDS = Object.keys(FLAGS) as (keyof typeof FLAGS)[]
 
-export const wantsPictures = (options: PictureOptions): boolean => KINDS.some((kind) => options[kind] !== undefined)
+export const wantsPictures = (options: PictureOptions): boolean =>
+  KINDS.some((kind) => kind !== "json" && options[kind] !== undefined)
+
+/** Results: to stdout as text or as JSON, and to the file of --json. Errors: E_DISK_FULL, E_IO, E_OUTPUT. */
+export async function present(
+  found: unknown,
+  { json, format }: PictureOptions & Pick<ModelOptions, "format">,
+  asText: () => void,
+): Promise<void> {
+  if (typeof json === "string") await writeFileAtomic(json, `${JSON.stringify(found, undefined, 2)}\n`)
+  if (format === "json") printJson(found)
+  else asText()
+}
 
 const TOKEN_NAMES: { readonly [N in PrefixToken["name"]]: string } = { cls: "CLS", dist: "DIST", reg: "REG" }
 
@@ -100,7 +117,7 @@ export async function checkPictures(options: PictureOptions, sources: readonly s
   const asked = new Map<string, string>()
   for (const kind of KINDS) {
     const path = options[kind]
-    if (path === undefined) continue
+    if (path === undefined || path === true) continue
     const before = asked.get(resolve(path))
     if (before !== undefined)
       fail("E_USAGE", `${before} and ${FLAGS[kind]} name the same file, ${path}`, { file: path })

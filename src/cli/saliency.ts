@@ -14,18 +14,8 @@ import { classMetric, similarityMetric } from "../interp/inputs/metrics.ts"
 import { occlusion } from "../interp/inputs/occlusion.ts"
 import { attentionGradient } from "../interp/inputs/relevance.ts"
 import { float32, type Tensor } from "../tensor/tensor.ts"
-import {
-  loadModel,
-  note,
-  plain,
-  print,
-  printJson,
-  refuseOverwriting,
-  style,
-  table,
-  type ModelOptions,
-} from "./output.ts"
-import { checkPictures, pictureBase, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
+import { loadModel, note, plain, print, refuseOverwriting, style, table, type ModelOptions } from "./output.ts"
+import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
 import { predictions } from "./run.ts"
 import { textsOf } from "./text-embeds.ts"
 
@@ -121,8 +111,8 @@ export async function saliency(name: string, paths: readonly string[], options: 
     const { of, metric } = await metricOf(pixels)
     found.push({ path, image, of, ...(await METHODS[options.method](model, pixels, metric, options)) })
   }
-  if (options.format === "json") printJson(found.map((f) => asJson(f, options)))
-  else for (const f of found) asText(f, options)
+  const results = found.map((f) => asJson(f, options))
+  await present(results, options, () => found.forEach((f) => asText(f, options)))
   if (options.out !== undefined) await write(found, options.out)
   if (wantsPictures(options)) await draw(model, found, options, files)
 }

@@ -19,7 +19,7 @@ export type Cut = "token" | "head"
 
 /**
  * The sites of hooks, in the model's order: `sitesOf(model, "*hook_resid_pre", ["token"])` has layers x T of them.
- * `tokens` are groups of tokens (a region of patches, say) that go in the place of single ones.
+ * `tokens` are groups of tokens (a region of patches, say) that go in the place of single ones; `heads` in that of all heads.
  * Errors: E_HOOK for hooks that do not exist; E_INPUT for hooks without such an axis.
  */
 export function sitesOf(
@@ -27,14 +27,14 @@ export function sitesOf(
   hooks: HookNames,
   along: readonly Cut[] = [],
   tokens?: readonly (readonly number[])[],
+  heads?: readonly number[],
 ): Site[] {
   return matchHooks(model.hooks, hooks).flatMap((hook) => {
     const { tokenCount, headCount } = axesOf(model, hook)
-    const groups = along.includes("token")
-      ? (tokens ?? upTo(tokenCount ?? without(model, hook, "tokens")).map((t) => [t]))
-      : tokens
-    const heads = along.includes("head") ? upTo(headCount ?? without(model, hook, "heads")) : undefined
-    const byHead: Site[] = heads?.map((head) => ({ hook, head })) ?? [{ hook }]
+    const all = (cut: Cut, count: number | undefined) =>
+      along.includes(cut) ? upTo(count ?? without(model, hook, `${cut}s`)) : undefined
+    const groups = tokens ?? all("token", tokenCount)?.map((t) => [t])
+    const byHead: Site[] = (heads ?? all("head", headCount))?.map((head) => ({ hook, head })) ?? [{ hook }]
     return byHead.flatMap((site) => groups?.map((group) => ({ ...site, tokens: group })) ?? [site])
   })
 }
