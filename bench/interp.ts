@@ -6,6 +6,7 @@
 import { readFileSync } from "node:fs"
 import { parseArgs } from "node:util"
 import { attributionPatching } from "../src/interp/causal/attribution.ts"
+import type { Source } from "../src/interp/causal/sources.ts"
 import { denoise } from "../src/interp/causal/patching.ts"
 import { sitesOf, type Site } from "../src/interp/causal/sites.ts"
 import { loadPretrained } from "../src/index.ts"
@@ -32,6 +33,18 @@ const [clean, corrupt] = [one(0), one(1)]
 const metric = "logits[:, 0]"
 const { nLayers } = model.config.vision
 
+const HOOKS = [
+  "blocks.*.hook_resid_*",
+  "blocks.*.hook_attn_out",
+  "blocks.*.hook_mlp_out",
+  "blocks.*.attn.hook_q",
+  "blocks.*.attn.hook_k",
+  "blocks.*.attn.hook_v",
+  "blocks.*.attn.hook_z",
+  "blocks.*.attn.hook_pattern",
+  "blocks.*.mlp.hook_p*",
+]
+
 async function ms(work: () => Promise<unknown>): Promise<number> {
   const start = performance.now()
   await work()
@@ -49,23 +62,21 @@ const tokens = all.length / nLayers
 // Of each layer the same tokens, evenly spread: 16 of 197.
 const sample = all.filter((_, i) => (i % tokens) % Math.ceil(tokens / 16) === 0)
 const forward = () => model.run(corrupt)
-const attribute = () => attributionPatching(model, { base: corrupt, source: { zero: true }, hooks: HOOKS, metric })
-const HOOKS = [
-  "blocks.*.hook_resid_*",
-  "blocks.*.hook_attn_out",
-  "blocks.*.hook_mlp_out",
-  "blocks.*.attn.hook_q",
-  "blocks.*.attn.hook_k",
-  "blocks.*.attn.hook_v",
-  "blocks.*.attn.hook_z",
-  "blocks.*.attn.hook_pattern",
-  "blocks.*.mlp.hook_p*",
-]
+/** Against zero, against a run that is in a cache, and with that run. */
+const attribute = (source: Source) => attributionPatching(model, { base: corrupt, source, hooks: HOOKS, metric })
 
 await forward()
 await patches(sample.filter((_, i) => i % 4 === 0))
-await attribute()
-const rows = { forward: [] as number[], patch: [] as number[], attribution: [] as number[] }
+const { cache } = await model.runWithCache(clean, { names: HOOKS })
+const SOURCES: Readonly<Record<string, Source>> = { zero: { zero: true }, cache: { cache }, run: { run: clean } }
+for (const source of Object.values(SOURCES)) await attribute(source)
+const rows = {
+  forward: [] as number[],
+  patch: [] as number[],
+  zero: [] as number[],
+  cache: [] as number[],
+  run: [] as number[],
+}
 for (let i = 0; i < Number(options.rounds); i++) {
   const forwards = [await ms(forward), await ms(forward), await ms(forward)]
   rows.forward.push(median(forwards))
@@ -73,9 +84,11 @@ for (let i = 0; i < Number(options.rounds); i++) {
   const later = [await ms(forward), await ms(forward), await ms(forward)]
   const pass = median([...forwards, ...later])
   rows.patch.push(sweepMs / (sample.length * pass))
-  rows.attribution.push((await ms(attribute)) / pass)
+  for (const name of ["zero", "cache", "run"] as const) {
+    rows[name].push((await ms(() => attribute(SOURCES[name]!))) / pass)
+  }
   process.stderr.write(
-    `round ${i + 1}: forward ${pass.toFixed(0)} ms, a patch ${rows.patch.at(-1)!.toFixed(3)}, attribution ${rows.attribution.at(-1)!.toFixed(2)} forwards\n`,
+    `round ${i + 1}: forward ${pass.toFixed(0)} ms, a patch ${rows.patch.at(-1)!.toFixed(3)}, attribution ${[rows.zero, rows.cache, rows.run].map((r) => r.at(-1)!.toFixed(2)).join(", ")} forwards\n`,
   )
 }
 const few = residentMiB()
@@ -88,7 +101,7 @@ const result = {
   of: all.length,
   forwardMs: median(rows.forward),
   patchForwards: median(rows.patch),
-  attributionForwards: median(rows.attribution),
+  attributionForwards: { zero: median(rows.zero), cache: median(rows.cache), run: median(rows.run) },
   anonymousMiB: { before: few, after8: afterFew, after197: afterMany },
 }
 if (options.json) console.log(JSON.stringify(result, undefined, 2))
@@ -97,7 +110,10 @@ else {
   console.log(
     `| one of ${all.length} patches of resid_pre, in forwards of one image (${result.forwardMs.toFixed(0)} ms), from ${sample.length} of them | 0.55 | ${result.patchForwards.toFixed(3)} |`,
   )
-  console.log(`| attribution of all hooks against zero, in forwards | 2.5 | ${result.attributionForwards.toFixed(2)} |`)
+  const { zero, cache: kept, run } = result.attributionForwards
+  console.log(`| attribution of all hooks against zero, in forwards | 2.5 | ${zero.toFixed(2)} |`)
+  console.log(`| against another image's cached values | 2.5 | ${kept.toFixed(2)} |`)
+  console.log(`| against another image, its own run with all hooks included | | ${run.toFixed(2)} |`)
   console.log(
     `| private memory before, after 8 and after 197 patches of a layer, MiB | flat | ${few.toFixed(0)}, ${afterFew.toFixed(0)}, ${afterMany.toFixed(0)} |`,
   )

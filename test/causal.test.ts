@@ -85,6 +85,46 @@ describe("attribution patching", () => {
     }
   })
 
+  it("with a run's values, each image's or one's for all, from images or a cache, is a sum by a loop", async () => {
+    const base = images(2, 3)
+    const hooks = ["blocks.1.attn.hook_z", "blocks.3.mlp.hook_post", "blocks.0.attn.hook_pattern", "hook_pos_embed"]
+    const slopes = await mouse.gradients(base, metric, { at: hooks })
+    const ours = await cached(base, hooks)
+    for (const run of [images(2, 8), images(1, 9)]) {
+      const theirs = await cached(run, hooks)
+      const { cache } = await mouse.runWithCache(run)
+      for (const source of [{ run }, { cache }]) {
+        const got = await attributionPatching(mouse, { base, source, hooks, metric })
+        for (const name of hooks) {
+          const [g, a, b] = [slopes.hooks.get(name)!, ours(name), theirs(name)]
+          const last = g.shape.at(-1)!
+          expect(got.get(name)!.shape).toEqual(g.shape.slice(0, -1))
+          for (let i = 0; i < g.data.length / last; i++) {
+            let sum = 0
+            for (let j = i * last; j < (i + 1) * last; j++) {
+              sum += g.data[j]! * (b.data[j % b.data.length]! - a.data[j % a.data.length]!)
+            }
+            expect(Math.abs(got.get(name)!.data[i]! - sum)).toBeLessThan(2e-5 * Math.max(1, Math.abs(sum)))
+          }
+        }
+      }
+    }
+  })
+
+  it("refuses a cache that has not every token, or other images", async () => {
+    const [base, hooks] = [images(2, 3), ["blocks.1.attn.hook_z"]]
+    const from = async (n: number, positions?: readonly [number, number]) =>
+      (await mouse.runWithCache(images(n, 1), { names: hooks, ...(positions && { positions }) })).cache
+    const refused = async (cache: Awaited<ReturnType<typeof from>>, name = hooks[0]!) =>
+      thrown(attributionPatching(mouse, { base, source: { cache }, hooks: name, metric }))
+    expect(await refused(await from(2, [0, 3]))).toMatchObject({
+      code: "E_INPUT",
+      message: expect.stringMatching(/cache has "blocks\.1\.attn\.hook_z" as \[2, 3, .*expected \[1 or 2, 17,/),
+    })
+    expect((await refused(await from(3))).code).toBe("E_INPUT")
+    expect((await refused(await from(2), "blocks.2.attn.hook_z")).code).toBe("E_HOOK")
+  })
+
   it("along the line from one image to the other adds up to the whole difference", async () => {
     const [base, source] = [images(1, 4), images(1, 5)]
     const effect = async (steps: number) => {

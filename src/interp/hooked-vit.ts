@@ -48,7 +48,7 @@ export interface Interventions {
   readonly edit?: Readonly<Record<string, Edit>>
   /** Plain functions on numbers; the run is cut in two there. */
   readonly hooks?: Readonly<Record<string, HookFunction>>
-  /** Further inputs of the graph, [images, ...]: edits and `outputs` read them by name, and new numbers need no new session. */
+  /** Further inputs of the graph, [images, ...] or [1, ...] for all: edits and `outputs` read them by name, and new numbers need no new session. */
   readonly inputs?: Readonly<Record<string, Tensor>>
 }
 
@@ -158,19 +158,16 @@ export class HookedViT {
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
     const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
     const loss = metricValue(metric, this.#view(built, inputs))
-    const weights = params ? [...built.scope.params] : []
+    const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
-    const slopes = grad(loss, [...points, ...weights.map(([, v]) => v)])
+    const slopes = grad(loss, [...points, ...weights.values()])
     const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
     const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>
     const from = (start: number, keys: readonly string[]) => new Map(keys.map((k, i) => [k, got[String(start + i)]!]))
     return {
       value: got["loss"]!.data[0]!,
       hooks: from(0, names),
-      params: from(
-        names.length,
-        weights.map(([name]) => name),
-      ),
+      params: from(names.length, [...weights.keys()]),
     }
   }
 
@@ -267,7 +264,7 @@ export class HookedViT {
     const values = inputValues(this.config, given)
     const patched = this.#spread(patch)
     for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
-    const fed = this.#further(further)
+    const fed = this.#further(further, values["pixel_values"]?.shape[0])
     const edits = this.#spread(edit)
     for (const [name, fn] of edits) if (this.#isIdentity(name, fn, fed)) edits.delete(name)
     const functions = this.#spread(hooks)
@@ -312,13 +309,14 @@ export class HookedViT {
     )
   }
 
-  #further(given: Readonly<Record<string, Tensor>>): Values {
+  #further(given: Readonly<Record<string, Tensor>>, batch: number | undefined): Values {
     const known = withInputs(this.config, this.hooks)
     return Object.fromEntries(
       Object.entries(given).map(([name, t]) => {
         if (known.has(name) || name in inputShapes(this.config))
           fail("E_INPUT", `the input "${name}" has a name of the model`)
-        return [name, input(name, ["batch", ...expectFloat32(t, `the input "${name}"`).shape.slice(1)])]
+        const [rows, ...rest] = expectFloat32(t, `the input "${name}"`).shape
+        return [name, input(name, [rows === 1 && batch !== 1 ? 1 : "batch", ...rest])]
       }),
     )
   }

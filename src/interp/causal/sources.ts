@@ -2,15 +2,18 @@
 import { fail } from "../../errors.ts"
 import { Random } from "../../tensor/random.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
+import type { ActivationCache } from "../cache.ts"
 import type { ModelInput } from "../feeds.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 
 /**
- * `run`: the values of a run on these images, one for each image of the experiment or one for all. `zero`. `mean`: over
+ * `run`: the values of a run on these images, one for each image of the experiment or one for all. `cache`: those that
+ * `runWithCache` kept of such a run, every token of them. `zero`. `mean`: over
  * these images, for each token and unit. `resample`: those of one of these images, drawn for each from `seed`.
  */
 export type Source =
   | { readonly run: Tensor }
+  | { readonly cache: ActivationCache }
   | { readonly zero: true }
   | { readonly mean: Tensor }
   | { readonly resample: Tensor; readonly seed?: number }
@@ -52,12 +55,30 @@ export function sourceRows(model: HookedViT, source: Source, images: number, bat
     const drawn = Array.from({ length: images }, () => random.below(pool.shape[0]!))
     return (names, first, end) => valuesAt(model, gathered(pool, drawn.slice(first, end)), names)
   }
+  if ("cache" in source) {
+    const kept = (name: string) => keptAt(model, source.cache, name, images)
+    return async (names, first, end) => new Map(names.map((name) => [name, someOf(kept(name), first, end)]))
+  }
   const { run } = source
   const count = run.shape[0]!
   if (count !== 1 && count !== images) {
     fail("E_INPUT", `the source has ${count} images ${show(run.shape)}, expected 1 or the experiment's ${images}`)
   }
-  return (names, first, end) => valuesAt(model, count === 1 ? run : imagesOf(run, first, end), names)
+  return (names, first, end) => valuesAt(model, someOf(run, first, end), names)
+}
+
+/** What is of one image is of all. */
+const someOf = <T extends Tensor>(t: T, first: number, end: number): T =>
+  t.shape[0] === 1 ? t : (imagesOf(t, first, end) as T)
+
+/** Errors: E_HOOK for a hook that was not kept, E_INPUT for one of which not all was. */
+function keptAt(model: HookedViT, cache: ActivationCache, name: string, images: number): Tensor<"float32"> {
+  const t = cache.get(name)
+  const [rows, ...rest] = t.shape
+  const wanted = model.hooks.get(name)!.shape.slice(1)
+  if (String(rest) === String(wanted) && (rows === 1 || rows === images)) return t as Tensor<"float32">
+  const expected = `[1 or ${images}, ${wanted.join(", ")}]`
+  return fail("E_INPUT", `the source's cache has "${name}" as ${show(t.shape)}, expected ${expected}`)
 }
 
 async function meanAt(model: HookedViT, images: Tensor, names: readonly string[], batch: number): Promise<Rows> {
