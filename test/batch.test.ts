@@ -1,14 +1,5 @@
 /** @file A list of models in one command: each by itself, whatever it does; what is done is left as it is by the next run. */
-import {
-  appendFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs"
+import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -16,20 +7,11 @@ import { checkManifest } from "../src/files/manifest.ts"
 import { loadPretrained } from "../src/hub/load-pretrained.ts"
 import { parseList, parseShard, shardOf } from "../src/jobs/list.ts"
 import { startHub } from "./helpers/hub/index.ts"
-import { BAD, KILLERS, killing, makeModel, makeModels, readReport, vitPrisma } from "./helpers/batch.ts"
+import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-batch-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
 const at = (...names: string[]): string => join(scratch, ...names)
-
-/** Every file below a folder, and what changes when it is written again. */
-const stamps = (folder: string): Record<string, string> =>
-  Object.fromEntries(
-    readdirSync(folder, { recursive: true, encoding: "utf8" })
-      .filter((name) => !name.startsWith("."))
-      .map((name) => [name, statSync(join(folder, name), { bigint: true })] as const)
-      .map(([name, s]) => [name, `${s.ino}:${s.mtimeNs}`]),
-  )
 
 const leftovers = (out: string): string[] => [
   ...readdirSync(out).filter((name) => name.includes(".tmp-")),

@@ -141,6 +141,7 @@ async function processed(bull: Bullmq, pool: Pool, given: BullJob<Payload>, deli
   const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`
   try {
     const job = await allowed(given.data.job, home)
+    log(`begins ${job.slug}`)
     const both = AbortSignal.any([signal, until.kill])
     const value = await attemptJob(pool, job, { fresh: given.attemptsStarted > 1, signal: both })
     log(`${value.already ? "already" : "done"} ${job.slug} ${seconds()}`)
