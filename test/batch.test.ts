@@ -87,7 +87,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
   ]
 
   it(
-    "does 193, says what became of each of the seven, and leaves nothing half done",
+    "does 193, says what became of each of the seven, and leaves nothing half done (QU-04, QU-09)",
     { timeout: 120_000 },
     async () => {
       const names = makeModels(at("models"), 200, bad)
@@ -133,17 +133,21 @@ describe("a batch of 200 with seven that kill or are bad", () => {
     },
   )
 
-  it("touches only the seven when it is run again, and does those that are mended", { timeout: 120_000 }, async () => {
-    const before = stamps(out)
-    for (const name of bad) makeModel(at("models", name), 500)
-    // Nothing kills now, so all can be done.
-    const { code, stderr } = await vitPrisma(args)
-    expect([code, stderr.trimEnd().split("\n").at(-1)]).toEqual([0, "200 models: 7 done, 193 already"])
-    const after = stamps(out)
-    const changed = Object.keys(after).filter((name) => after[name] !== before[name])
-    expect(new Set(changed.map((name) => name.split("/")[0]))).toEqual(new Set([...bad, "report.json", "report.md"]))
-    expect(Object.keys(before).filter((name) => !(name in after))).toEqual([])
-  })
+  it(
+    "touches only the seven when it is run again, and does those that are mended (QU-09)",
+    { timeout: 120_000 },
+    async () => {
+      const before = stamps(out)
+      for (const name of bad) makeModel(at("models", name), 500)
+      // Nothing kills now, so all can be done.
+      const { code, stderr } = await vitPrisma(args)
+      expect([code, stderr.trimEnd().split("\n").at(-1)]).toEqual([0, "200 models: 7 done, 193 already"])
+      const after = stamps(out)
+      const changed = Object.keys(after).filter((name) => after[name] !== before[name])
+      expect(new Set(changed.map((name) => name.split("/")[0]))).toEqual(new Set([...bad, "report.json", "report.md"]))
+      expect(Object.keys(before).filter((name) => !(name in after))).toEqual([])
+    },
+  )
 })
 
 describe("what is done again", () => {
@@ -274,7 +278,7 @@ describe("a signal", () => {
     })
   }
 
-  it("begins no new job, and those that run may finish", async () => {
+  it("begins no new job, and those that run may finish (QU-10)", async () => {
     makeModels(at("signalled"), 30)
     const { code, stdout, seconds } = await run(at("stopped"), [0])
     const { counts } = JSON.parse(stdout) as { counts: Record<string, number> }
@@ -286,7 +290,7 @@ describe("a signal", () => {
     expect(leftovers(at("stopped"))).toEqual([])
   })
 
-  it("ends what runs when it comes again, and removes what that left half done", async () => {
+  it("ends what runs when it comes again, and removes what that left half done (QU-10, QU-13)", async () => {
     makeModel(at("signalled/killer-late"), 7)
     const list = readFileSync(at("signalled/list.txt"), "utf8").split("\n")
     writeFileSync(at("signalled/list.txt"), [at("signalled/killer-late"), ...list].join("\n"))

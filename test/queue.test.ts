@@ -108,7 +108,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       expect(folderNames(out).filter((n) => n.includes(".tmp-"))).toEqual([])
 
       const before = stamps(at(out))
-      const drain = worker(server.url, ["--drain"])
+      const drain = worker(server.url, ["--drain", "--jobs", "2"])
       const again = await produce(server.url, list, out, "--retries", "0")
       const { counts: then } = JSON.parse(again.stdout) as ReturnType<typeof readReport>
       expect(then).toMatchObject({ already: good.length, failed: bad.length })
@@ -120,55 +120,63 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
     },
   )
 
-  it.skipIf(!here)("a job whose worker is killed is given to another, and done once", { timeout: 60_000 }, async () => {
-    const list = `one-${name}`
-    makeModel(at(list, "killer-slow"), 1)
-    writeFileSync(at(list, "list.txt"), at(list, "killer-slow"))
-    writeFileSync(env.PUBLISHED, "")
-    const first = worker(server.url)
-    const done = produce(server.url, list, `${out}-one`)
-    await until(() => folderNames(join(`${out}-one`, ".batch")).includes("killer-slow.lock"))
-    first.child.kill("SIGKILL")
-    const second = worker(server.url)
-    const { code } = await done
-    expect(code).toBe(0)
-    expect(readReport(at(`${out}-one`)).models).toMatchObject([{ state: "done", attempts: 2 }])
-    expect(published()).toEqual(["killer-slow"])
-    second.child.kill("SIGTERM")
-    await second.ended
-  })
-
-  it.skipIf(!here)("a worker that is told to end gives back what it is at", { timeout: 60_000 }, async () => {
-    const list = `late-${name}`
-    makeModel(at(list, "killer-late"), 1)
-    writeFileSync(at(list, "list.txt"), at(list, "killer-late"))
-    const half = () => folderNames(`${out}-late`).some((n) => n.startsWith(".killer-late.tmp-"))
-    const first = worker(server.url, ["--timeout", "60"])
-    const done = produce(server.url, list, `${out}-late`)
-    await until(half)
-    first.child.kill("SIGTERM")
-    // Two at once are one.
-    await first.says("may finish")
-    first.child.kill("SIGTERM")
-    await first.says("given back")
-    expect(await first.ended).toBe(143)
-    expect(half()).toBe(false)
-
-    // Another takes it; then it is called off.
-    const second = worker(server.url, ["--timeout", "60"])
-    await until(half)
-    const began = performance.now()
-    expect((await produce(server.url, list, `${out}-late`, "--cancel")).code).toBe(0)
-    await until(() => !half())
-    expect(performance.now() - began).toBeLessThan(5000)
-    expect((await done).code).toBe(1)
-    expect(readReport(at(`${out}-late`)).models).toMatchObject([{ state: "cancelled" }])
-    second.child.kill("SIGTERM")
-    expect(await second.ended).toBe(143)
-  })
+  it.skipIf(!here)(
+    "a job whose worker is killed is given to another, and done once (QU-02)",
+    { timeout: 60_000 },
+    async () => {
+      const list = `one-${name}`
+      makeModel(at(list, "killer-slow"), 1)
+      writeFileSync(at(list, "list.txt"), at(list, "killer-slow"))
+      writeFileSync(env.PUBLISHED, "")
+      const first = worker(server.url)
+      const done = produce(server.url, list, `${out}-one`)
+      await until(() => folderNames(join(`${out}-one`, ".batch")).includes("killer-slow.lock"))
+      first.child.kill("SIGKILL")
+      const second = worker(server.url)
+      const { code } = await done
+      expect(code).toBe(0)
+      expect(readReport(at(`${out}-one`)).models).toMatchObject([{ state: "done", attempts: 2 }])
+      expect(published()).toEqual(["killer-slow"])
+      second.child.kill("SIGTERM")
+      await second.ended
+    },
+  )
 
   it.skipIf(!here)(
-    "a server that is gone: a producer is told, a worker waits; all comes back",
+    "a worker that is told to end gives back what it is at (QU-10, QU-13)",
+    { timeout: 60_000 },
+    async () => {
+      const list = `late-${name}`
+      makeModel(at(list, "killer-late"), 1)
+      writeFileSync(at(list, "list.txt"), at(list, "killer-late"))
+      const half = () => folderNames(`${out}-late`).some((n) => n.startsWith(".killer-late.tmp-"))
+      const first = worker(server.url, ["--timeout", "60"])
+      const done = produce(server.url, list, `${out}-late`)
+      await until(half)
+      first.child.kill("SIGTERM")
+      // Two at once are one.
+      await first.says("may finish")
+      first.child.kill("SIGTERM")
+      await first.says("given back")
+      expect(await first.ended).toBe(143)
+      expect(half()).toBe(false)
+
+      // Another takes it; then it is called off.
+      const second = worker(server.url, ["--timeout", "60"])
+      await until(half)
+      const began = performance.now()
+      expect((await produce(server.url, list, `${out}-late`, "--cancel")).code).toBe(0)
+      await until(() => !half())
+      expect(performance.now() - began).toBeLessThan(5000)
+      expect((await done).code).toBe(1)
+      expect(readReport(at(`${out}-late`)).models).toMatchObject([{ state: "cancelled" }])
+      second.child.kill("SIGTERM")
+      expect(await second.ended).toBe(143)
+    },
+  )
+
+  it.skipIf(!here)(
+    "a server that is gone: a producer is told, a worker waits; all comes back (QU-05)",
     { timeout: 90_000 },
     async () => {
       const list = `gone-${name}`
