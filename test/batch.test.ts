@@ -60,6 +60,29 @@ describe("a list", () => {
     expect(() => parseList("a\u0000b", "list")).toThrow("list:1:")
   })
 
+  it("tells apart what would be one folder or one repo, and refuses where it cannot", () => {
+    const marked = (line: string, slug: RegExp): object => ({
+      model: line,
+      slug: expect.stringMatching(slug) as string,
+    })
+    const slugs = (...lines: string[]) => parseList(lines.join("\n"), "list").models
+    expect(slugs("a/b--c", "a--b/c")).toEqual([marked("a/b--c", /^a--b--c-[0-9a-f]{8}$/), marked("a--b/c", /^a--b--c-[0-9a-f]{8}$/)]) // prettier-ignore
+    // Their folders differ, their repos would not.
+    expect(slugs("a/b-c", "a-b/c", "A/B/d", "e/f")).toEqual([
+      marked("a/b-c", /^a--b-c-[0-9a-f]{8}$/),
+      marked("a-b/c", /^a-b--c-[0-9a-f]{8}$/),
+      { model: "A/B/d", slug: "d" },
+      { model: "e/f", slug: "e--f" },
+    ])
+    expect(slugs("x/y", "X/Y", "./report.json")).toEqual([
+      marked("x/y", /^x--y-[0-9a-f]{8}$/),
+      marked("X/Y", /^X--Y-[0-9a-f]{8}$/),
+      marked("./report.json", /^report\.json-[0-9a-f]{8}$/),
+    ])
+    const { slug } = slugs("x/y", "X/Y")[0]!
+    expect(() => slugs("x/y", "X/Y", slug)).toThrow(`list: "x/y" and "${slug}" would both be written to "${slug}"`)
+  })
+
   it("falls into parts that are the whole", () => {
     const all = Array.from({ length: 23 }, (_, i) => i)
     const parts = Array.from({ length: 5 }, (_, i) => shardOf(all, parseShard(`${i}/5`)))
@@ -317,6 +340,8 @@ describe("usage", () => {
       [["--from", few, "some/model"], 2, "E_USAGE"],
       [[], 2, "E_USAGE"],
       [["some/model", "--shard", "0/2"], 2, "E_USAGE"],
+      [["some/model", "--private"], 2, "E_USAGE"],
+      [["--from", few, "--private"], 2, "E_USAGE"],
       [["--from", few, "--shard", "2/2"], 2, "E_USAGE"],
       [["--from", few, "--memory", "lots"], 2, "E_USAGE"],
       [["--from", few, "--memory", "1M"], 2, "E_USAGE"],
