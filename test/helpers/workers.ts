@@ -5,6 +5,8 @@ import { MAIN } from "./batch.ts"
 export interface Worker {
   readonly child: ChildProcess
   readonly ended: Promise<number | null>
+  /** The job that it is at, if it takes one at a time. */
+  readonly at: string | undefined
   /** Resolves when it has said this. */
   says(text: string): Promise<void>
 }
@@ -20,11 +22,16 @@ export function startWorker(
     stdio: ["ignore", "ignore", "pipe"],
   })
   let [said, rest] = ["", ""]
+  let at: string | undefined
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     said += text
     const lines = (rest + text).split("\n")
     rest = lines.pop()!
-    for (const line of lines) if (line.startsWith("begins ")) onBegin(line.slice("begins ".length))
+    for (const line of lines) {
+      const [, what, slug] = /^(begins|done|already|failed|cancelled|given back) (\S+)/.exec(line) ?? []
+      if (what) at = what === "begins" ? slug : undefined
+      if (what === "begins") onBegin(slug!)
+    }
   })
   const ended = new Promise<number | null>((done) => child.once("close", done))
   const says = async (text: string) => {
@@ -33,7 +40,14 @@ export function startWorker(
       await new Promise((done) => setTimeout(done, 20))
     }
   }
-  return { child, ended, says }
+  return {
+    child,
+    ended,
+    get at() {
+      return at
+    },
+    says,
+  }
 }
 
 /** Numbers in [0, 1), the same for the same seed (https://en.wikipedia.org/wiki/Linear_congruential_generator). */
@@ -51,6 +65,8 @@ export interface Fleet {
   /** The workers that are there now. */
   readonly running: readonly Worker[]
   readonly killed: number
+  /** Milliseconds from the kill of a worker until another began the job that it was at, of each that was at one. */
+  readonly recoveries: readonly number[]
   /** Kill no more. */
   calm(): void
 }
@@ -61,25 +77,34 @@ export interface Fleet {
  */
 export function fleet(
   { size, jobs, kills, random }: { size: number; jobs: number; kills: number; random: () => number },
-  start: (onBegin: () => void) => Worker,
+  start: (onBegin: (slug: string) => void) => Worker,
 ): Fleet {
   const left = Array.from({ length: jobs }, (_, i) => i + 1)
   const at = new Set(Array.from({ length: kills }, () => left.splice(Math.floor(random() * left.length), 1)[0]))
   const timers = new Set<NodeJS.Timeout>()
+  const lost = new Map<string, number>()
+  const recoveries: number[] = []
   let [begun, killed] = [0, 0]
   const kill = () => {
     const k = Math.floor(random() * size)
+    const slug = running[k]!.at
+    if (slug !== undefined) lost.set(slug, performance.now())
     running[k]!.child.kill("SIGKILL")
     running[k] = start(onBegin)
     killed++
   }
-  const onBegin = () => void (at.has(++begun) && timers.add(setTimeout(kill, random() * LATEST)))
+  const onBegin = (slug: string) => {
+    const since = lost.get(slug)
+    if (since !== undefined && lost.delete(slug)) recoveries.push(performance.now() - since)
+    if (at.has(++begun)) timers.add(setTimeout(kill, random() * LATEST))
+  }
   const running = Array.from({ length: size }, () => start(onBegin))
   return {
     running,
     get killed() {
       return killed
     },
+    recoveries,
     calm: () => timers.forEach(clearTimeout),
   }
 }
