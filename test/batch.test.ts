@@ -1,14 +1,5 @@
 /** @file A list of models in one command: each by itself, whatever it does; what is done is left as it is by the next run. */
-import {
-  appendFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs"
+import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
@@ -16,20 +7,11 @@ import { checkManifest } from "../src/files/manifest.ts"
 import { loadPretrained } from "../src/hub/load-pretrained.ts"
 import { parseList, parseShard, shardOf } from "../src/jobs/list.ts"
 import { startHub } from "./helpers/hub/index.ts"
-import { BAD, KILLERS, killing, makeModel, makeModels, readReport, vitPrisma } from "./helpers/batch.ts"
+import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-batch-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
 const at = (...names: string[]): string => join(scratch, ...names)
-
-/** Every file below a folder, and what changes when it is written again. */
-const stamps = (folder: string): Record<string, string> =>
-  Object.fromEntries(
-    readdirSync(folder, { recursive: true, encoding: "utf8" })
-      .filter((name) => !name.startsWith("."))
-      .map((name) => [name, statSync(join(folder, name), { bigint: true })] as const)
-      .map(([name, s]) => [name, `${s.ino}:${s.mtimeNs}`]),
-  )
 
 const leftovers = (out: string): string[] => [
   ...readdirSync(out).filter((name) => name.includes(".tmp-")),
@@ -78,6 +60,29 @@ describe("a list", () => {
     expect(() => parseList("a\u0000b", "list")).toThrow("list:1:")
   })
 
+  it("tells apart what would be one folder or one repo, and refuses where it cannot", () => {
+    const marked = (line: string, slug: RegExp): object => ({
+      model: line,
+      slug: expect.stringMatching(slug) as string,
+    })
+    const slugs = (...lines: string[]) => parseList(lines.join("\n"), "list").models
+    expect(slugs("a/b--c", "a--b/c")).toEqual([marked("a/b--c", /^a--b--c-[0-9a-f]{8}$/), marked("a--b/c", /^a--b--c-[0-9a-f]{8}$/)]) // prettier-ignore
+    // Their folders differ, their repos would not.
+    expect(slugs("a/b-c", "a-b/c", "A/B/d", "e/f")).toEqual([
+      marked("a/b-c", /^a--b-c-[0-9a-f]{8}$/),
+      marked("a-b/c", /^a-b--c-[0-9a-f]{8}$/),
+      { model: "A/B/d", slug: "d" },
+      { model: "e/f", slug: "e--f" },
+    ])
+    expect(slugs("x/y", "X/Y", "./report.json")).toEqual([
+      marked("x/y", /^x--y-[0-9a-f]{8}$/),
+      marked("X/Y", /^X--Y-[0-9a-f]{8}$/),
+      marked("./report.json", /^report\.json-[0-9a-f]{8}$/),
+    ])
+    const { slug } = slugs("x/y", "X/Y")[0]!
+    expect(() => slugs("x/y", "X/Y", slug)).toThrow(`list: "x/y" and "${slug}" would both be written to "${slug}"`)
+  })
+
   it("falls into parts that are the whole", () => {
     const all = Array.from({ length: 23 }, (_, i) => i)
     const parts = Array.from({ length: 5 }, (_, i) => shardOf(all, parseShard(`${i}/5`)))
@@ -105,7 +110,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
   ]
 
   it(
-    "does 193, says what became of each of the seven, and leaves nothing half done",
+    "does 193, says what became of each of the seven, and leaves nothing half done (QU-04, QU-09)",
     { timeout: 120_000 },
     async () => {
       const names = makeModels(at("models"), 200, bad)
@@ -151,17 +156,21 @@ describe("a batch of 200 with seven that kill or are bad", () => {
     },
   )
 
-  it("touches only the seven when it is run again, and does those that are mended", { timeout: 120_000 }, async () => {
-    const before = stamps(out)
-    for (const name of bad) makeModel(at("models", name), 500)
-    // Nothing kills now, so all can be done.
-    const { code, stderr } = await vitPrisma(args)
-    expect([code, stderr.trimEnd().split("\n").at(-1)]).toEqual([0, "200 models: 7 done, 193 already"])
-    const after = stamps(out)
-    const changed = Object.keys(after).filter((name) => after[name] !== before[name])
-    expect(new Set(changed.map((name) => name.split("/")[0]))).toEqual(new Set([...bad, "report.json", "report.md"]))
-    expect(Object.keys(before).filter((name) => !(name in after))).toEqual([])
-  })
+  it(
+    "touches only the seven when it is run again, and does those that are mended (QU-09)",
+    { timeout: 120_000 },
+    async () => {
+      const before = stamps(out)
+      for (const name of bad) makeModel(at("models", name), 500)
+      // Nothing kills now, so all can be done.
+      const { code, stderr } = await vitPrisma(args)
+      expect([code, stderr.trimEnd().split("\n").at(-1)]).toEqual([0, "200 models: 7 done, 193 already"])
+      const after = stamps(out)
+      const changed = Object.keys(after).filter((name) => after[name] !== before[name])
+      expect(new Set(changed.map((name) => name.split("/")[0]))).toEqual(new Set([...bad, "report.json", "report.md"]))
+      expect(Object.keys(before).filter((name) => !(name in after))).toEqual([])
+    },
+  )
 })
 
 describe("what is done again", () => {
@@ -292,7 +301,7 @@ describe("a signal", () => {
     })
   }
 
-  it("begins no new job, and those that run may finish", async () => {
+  it("begins no new job, and those that run may finish (QU-10)", async () => {
     makeModels(at("signalled"), 30)
     const { code, stdout, seconds } = await run(at("stopped"), [0])
     const { counts } = JSON.parse(stdout) as { counts: Record<string, number> }
@@ -304,7 +313,7 @@ describe("a signal", () => {
     expect(leftovers(at("stopped"))).toEqual([])
   })
 
-  it("ends what runs when it comes again, and removes what that left half done", async () => {
+  it("ends what runs when it comes again, and removes what that left half done (QU-10, QU-13)", async () => {
     makeModel(at("signalled/killer-late"), 7)
     const list = readFileSync(at("signalled/list.txt"), "utf8").split("\n")
     writeFileSync(at("signalled/list.txt"), [at("signalled/killer-late"), ...list].join("\n"))
@@ -331,6 +340,8 @@ describe("usage", () => {
       [["--from", few, "some/model"], 2, "E_USAGE"],
       [[], 2, "E_USAGE"],
       [["some/model", "--shard", "0/2"], 2, "E_USAGE"],
+      [["some/model", "--private"], 2, "E_USAGE"],
+      [["--from", few, "--private"], 2, "E_USAGE"],
       [["--from", few, "--shard", "2/2"], 2, "E_USAGE"],
       [["--from", few, "--memory", "lots"], 2, "E_USAGE"],
       [["--from", few, "--memory", "1M"], 2, "E_USAGE"],

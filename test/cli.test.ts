@@ -169,6 +169,7 @@ describe("help", () => {
         --from <file>          a list: one folder or owner/name, or
                                owner/name@revision, a line
         --push <owner>         upload each to owner/<its name> on the Hub
+        --private              make the repos that --push makes private
         --shard <i/n>          only every n-th model of the list, from the i-th on; i
                                counts from 0
 

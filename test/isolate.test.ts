@@ -1,5 +1,6 @@
 /** @file Jobs in processes of their own: whatever ends a process, its job fails by name and the others finish. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { spawn } from "node:child_process"
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { pathToFileURL } from "node:url"
@@ -132,6 +133,29 @@ describe("a process that is kept", () => {
     await expect(asked).rejects.toMatchObject({ code: "E_INTERRUPTED", message: "stopped" })
     expect(() => process.kill(own.pid, 0)).toThrow("ESRCH")
   })
+
+  it.skipIf(process.platform !== "linux")(
+    "ends with the process that began it, also where it hears of nothing",
+    async () => {
+      const parent = `
+      import { isolated } from ${JSON.stringify(built("isolate"))}
+      const own = isolated(new URL(${JSON.stringify(module.href)}))
+      own.ask({ how: "hang" })
+      console.log(own.pid)`
+      const child = spawn(process.execPath, ["--input-type=module", "--eval", parent], {
+        stdio: ["ignore", "pipe", "inherit"],
+      })
+      const pid = Number(await new Promise((said) => child.stdout.setEncoding("utf8").once("data", said)))
+      // Once it is at its job, of which no more can be heard than that it computes.
+      while ((Number(readFileSync(`/proc/${pid}/stat`, "utf8").split(" ")[13]) || 0) < 60)
+        await new Promise((done) => setTimeout(done, 20))
+      process.kill(pid, 0)
+      child.kill("SIGKILL")
+      const gone = () => !existsSync(`/proc/${pid}/fd/0`)
+      for (let i = 0; i < 400 && !gone(); i++) await new Promise((done) => setTimeout(done, 20))
+      expect(gone()).toBe(true)
+    },
+  )
 })
 
 const MIB = 2 ** 20

@@ -126,7 +126,7 @@ const fewOpen: Rule = (all) =>
 const RUNS: Readonly<Record<string, readonly string[]>> = {
   "node:child_process": ["src/jobs/isolate.ts", "src/datasets/carrier.ts"],
   "node:module": ["src/runtime/node.ts"],
-  "node:worker_threads": ["src/datasets/carrier.ts"],
+  "node:worker_threads": ["src/datasets/carrier.ts", "src/jobs/child.ts", "src/jobs/orphan.ts"],
 }
 const RUNNERS = /^(node:)?(child_process|cluster|inspector|module|repl|vm|wasi|worker_threads)$/
 const noCodeFromData: Rule = (all) => [

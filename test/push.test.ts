@@ -200,6 +200,21 @@ describe("a run's checkpoints", () => {
     expect(error).toMatchObject({ code: "E_INPUT", message: expect.stringContaining("100, 2000") })
   }
 
+  it("have the tags that they should, or the push says so", async () => {
+    const folder = run()
+    const tag = /^POST .*\/tag\//
+    // Its answer was lost, and the tag is there when it is asked for again.
+    hub.fault({ on: tag, do: { status: 500, landed: true } })
+    const { checkpoints } = await push(folder)
+    expect(hub.requests.filter(({ status, path }) => status === 409 && path.includes("/tag/"))).toHaveLength(1)
+    expect(hub.refs(ID).tags).toEqual(Object.fromEntries(checkpoints.map(({ tag: name, commit }) => [name, commit])))
+    // Another has put it elsewhere meanwhile.
+    hub.store.setRefs(ID, { ...hub.refs(ID), tags: {} })
+    hub.fault({ on: tag, do: { status: 409, body: '{"error":"Tag reference exists already"}' } })
+    const error = await thrown(push(folder))
+    expect(error).toMatchObject({ code: "E_HUB_CONFLICT", message: expect.stringContaining("step-100 means nothing") })
+  })
+
   it("are revisions by default: listed, loaded, offline too; again: no commit", async () => {
     const folder = run()
     const { checkpoints, left } = await push(folder)
@@ -305,5 +320,21 @@ describe("vit-prisma push", () => {
     const model = await loadPretrained("org/mnist", from())
     expect(model.nParameters).toBe(803_338)
     await model.release()
+    expect(hub.store.meta("org/mnist")?.private).toBe(false)
+  })
+
+  it("makes private repos of a list where that is asked for, and none of a name that no repo may have", async () => {
+    const folder = fresh()
+    cpSync(MOUSE, join(folder, "mnist"), { recursive: true })
+    cpSync(MOUSE, join(folder, "n".repeat(100)), { recursive: true })
+    writeFileSync(join(folder, "list.txt"), `${join(folder, "mnist")}\n${join(folder, "n".repeat(100))}\n`)
+    const out = join(folder, "out")
+    const args = ["convert", "--from", join(folder, "list.txt"), "--out", out, "--push", "org", "--private"]
+    const { code, stdout } = await cli([...args, "--jobs", "1", "--json"], { env: env() })
+    const { models } = JSON.parse(stdout) as { models: { state: string; code?: string }[] }
+    expect([code, models[0]!.state, models[1]!.code]).toEqual([1, "done", "E_REPO_ID"])
+    expect(hub.store.ids()).toEqual(["org/mnist"])
+    expect(hub.store.meta("org/mnist")?.private).toBe(true)
+    expect(existsSync(join(out, "n".repeat(100)))).toBe(false)
   })
 })

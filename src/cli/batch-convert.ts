@@ -13,6 +13,7 @@ import { note, print, printJson, warn } from "./output.ts"
 export interface ListOptions extends BatchOptions {
   readonly from?: string
   readonly push?: string
+  readonly private?: boolean
   readonly shard?: string
 }
 
@@ -22,6 +23,7 @@ export async function convertList(options: ConvertOptions & ListOptions & { read
   if (options.revision !== undefined)
     fail("E_USAGE", "--revision is for one model; in a list write owner/name@revision")
   if (push !== undefined && !OWNER.test(push)) fail("E_USAGE", `--push wants a user or organisation, got "${push}"`)
+  if (options.private && push === undefined) fail("E_USAGE", "--private is of the repos that --push makes")
   const shard = options.shard === undefined ? undefined : parseShard(options.shard)
   const { models, warnings } = await readList(from)
   for (const warning of warnings) warn(warning, options)
@@ -51,10 +53,10 @@ async function jobsOf(
   out: string,
   options: ConvertOptions & ListOptions,
 ): Promise<ConvertJob[]> {
-  const { hooks, inputs, certify, tolerance, force, push } = options
+  const { hooks, inputs, certify, tolerance, force, push, private: isPrivate } = options
   const { cacheDir, offline, allowPickle, imageSize, device, threads } = options
   const how = { cacheDir, offline, allowPickle, imageSize, device, threads }
-  const given = { hooks, inputs, certify, tolerance, force, push, ...how }
+  const given = { hooks, inputs, certify, tolerance, force, push, private: isPrivate, ...how }
   const common = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   const jobs: ConvertJob[] = []
   for (const { model, revision, slug } of models) {

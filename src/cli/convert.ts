@@ -18,7 +18,7 @@ export async function convert(name: string | undefined, options: ConvertOptions 
   if ((name === undefined) === (from === undefined))
     fail("E_USAGE", "give either a model or --from FILE, a list of models")
   if (from !== undefined) return (await import("./batch-convert.ts")).convertList({ ...options, from })
-  for (const key of ["push", "shard", "queue", "cancel"] as const) {
+  for (const key of ["push", "private", "shard", "queue", "cancel"] as const) {
     if (options[key] !== undefined) fail("E_USAGE", `--${key} is for lists of models; give --from FILE`)
   }
   return convertOne(name!, options)

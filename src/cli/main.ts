@@ -88,6 +88,7 @@ withBatch(withModel(program.command("convert")))
   .option("--force", "replace the folder if it exists")
   .option("--from <file>", "a list: one folder or owner/name, or owner/name@revision, a line")
   .option("--push <owner>", "upload each to owner/<its name> on the Hub")
+  .option("--private", "make the repos that --push makes private")
   .option("--shard <i/n>", "only every n-th model of the list, from the i-th on; i counts from 0")
   .action(async (model, options) => (await import("./convert.ts")).convert(model, options))
 

@@ -103,10 +103,16 @@ export async function createBranch(http: HubHttp, repo: string, branch: string, 
   await http.request(apiUrl(http, repo, "branch", branch), { ...posted({ startingPoint: from }), repo, accept: [409] })
 }
 
-/** Let a tag mean this commit, whatever it meant before. */
+/** Let a tag mean this commit, whatever it meant before. Error: E_HUB_CONFLICT where another made it mean something else. */
 export async function setTag(http: HubHttp, repo: string, tag: string, commit: string, before?: string): Promise<void> {
   if (before !== undefined) {
     await http.request(apiUrl(http, repo, "tag", tag), { method: "DELETE", repo, accept: [404] })
   }
-  await http.request(apiUrl(http, repo, "tag", commit), { ...posted({ tag }), repo, accept: [409] })
+  const { status } = await http.request(apiUrl(http, repo, "tag", commit), { ...posted({ tag }), repo, accept: [409] })
+  if (status !== 409) return
+  // An answer that was lost had made it; so may have someone else.
+  const is = (await refsOf(http, repo)).tags.get(tag)
+  if (is === commit) return
+  const what = `the tag ${tag} means ${is?.slice(0, 12) ?? "nothing"}, expected ${commit.slice(0, 12)}`
+  fail("E_HUB_CONFLICT", `${repo}: ${what}; another process pushes to it, push again when it has ended`, { repo })
 }

@@ -1,4 +1,6 @@
 /** @file The child process of jobs: gets a job's arguments, runs the default export of its module, sends what came of it, and waits for the next. */
+import { extname } from "node:path"
+import { Worker } from "node:worker_threads"
 import { type ErrorCode, PrismaError } from "../errors.ts"
 import type { Progress } from "./isolate.ts"
 import { privateBytes, PROCESS_BYTES } from "./memory.ts"
@@ -54,6 +56,9 @@ async function answer(args: unknown): Promise<Answer> {
 // Ctrl-C reaches the whole group of processes: the one that watches decides what becomes of the job.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => {})
 process.once("disconnect", () => process.exit()) // nobody waits for the answer any more
+new Worker(new URL(`./orphan${extname(import.meta.url)}`, import.meta.url), {
+  workerData: Number(process.argv[3]),
+}).unref()
 process.on("message", (text: string) => {
   const message = JSON.parse(text) as Message
   if ("args" in message) void answer(message.args).then(say)

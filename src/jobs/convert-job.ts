@@ -6,18 +6,20 @@ import { fail } from "../errors.ts"
 import { convertModel } from "../export/convert.ts"
 import { readJson } from "../files/json.ts"
 import { checkManifest } from "../files/manifest.ts"
+import { repoId } from "../files/paths.ts"
 import { type LoadedViT, loadPretrained } from "../hub/load-pretrained.ts"
 import { pushFolder } from "../hub/push.ts"
 import { byteLength } from "../tensor/tensor.ts"
 import { version } from "../version.ts"
 import type { JobContext } from "./child.ts"
 import { sourceIdentity } from "./identity.ts"
-import type { ConvertJob, JobValue } from "./job.ts"
+import { type ConvertJob, type JobValue, repoNameOf } from "./job.ts"
 import { doneBefore, knownSource, outputBytes, recordBegun, recordDone } from "./record.ts"
 
-/** Errors: those of loadPretrained and convertModel; E_OUTPUT where something else stands at the output's name. */
+/** Errors: those of loadPretrained, convertModel and pushFolder; E_OUTPUT where something else stands at the output's name. */
 export async function convertJob(job: ConvertJob, { reserve, progress }: JobContext): Promise<JobValue> {
   const { out, slug, certify = false, tolerance, hooks, inputs } = job
+  repoOf(job) // a name that no repo may have costs no conversion
   const model = await loadPretrained(job.model, job)
   try {
     const source = await sourceIdentity(model, await knownSource(job))
@@ -46,12 +48,16 @@ export async function convertJob(job: ConvertJob, { reserve, progress }: JobCont
   }
 }
 
-/** Its repo's commit; that of before where nothing differs. Repo ids hold no "--". */
-async function pushed({ push, slug, offline }: ConvertJob, folder: string): Promise<Pick<JobValue, "pushed">> {
-  if (push === undefined) return {}
-  const { commit } = await pushFolder(folder, `${push}/${slug.replaceAll(/-{2,}/g, "-")}`, { offline })
+/** Its repo's commit; that of before where nothing differs. */
+async function pushed(job: ConvertJob, folder: string): Promise<Pick<JobValue, "pushed">> {
+  const repo = repoOf(job)
+  if (repo === undefined) return {}
+  const { commit } = await pushFolder(folder, repo, { offline: job.offline, private: job.private })
   return commit === undefined ? {} : { pushed: commit }
 }
+
+const repoOf = ({ push, slug }: ConvertJob): string | undefined =>
+  push === undefined ? undefined : repoId(`${push}/${repoNameOf(slug)}`)
 
 /** What the output itself says of it. */
 async function measured(job: ConvertJob): Promise<Omit<JobValue, "already">> {

@@ -59,7 +59,7 @@ interface Asked {
 
 /** Start a process for jobs of `module`. What they print is dropped. */
 export function isolated(module: URL, { maxOldSpaceMb }: ProcessLimits = {}): Isolated {
-  const child = fork(CHILD, [module.href], {
+  const child = fork(CHILD, [module.href, String(process.pid)], {
     execArgv: maxOldSpaceMb === undefined ? [] : [`--max-old-space-size=${maxOldSpaceMb}`],
     stdio: ["ignore", "ignore", "pipe", "ipc"],
   })

@@ -39,7 +39,12 @@ export interface ConvertJob extends Common {
   readonly force?: boolean
   /** The user or organisation on the Hub. */
   readonly push?: string
+  /** A repo that is made for it is private. */
+  readonly private?: boolean
 }
+
+/** What a repo is called as the output `slug` is: ids of repos hold no "--". */
+export const repoNameOf = (slug: string): string => slug.replaceAll(/-{2,}/g, "-")
 
 /** A dataset, as a job finds it. */
 export interface JobData {

@@ -4,13 +4,14 @@ import { basename, resolve } from "node:path"
 import { readWhole } from "../datasets/whole.ts"
 import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
+import { repoNameOf } from "./job.ts"
 
 /** One line of a list. */
 export interface Listed {
   /** As written, without its revision. */
   readonly model: string
   readonly revision?: string
-  /** Name of its output: of a repo `owner--name`, of a folder its own name; unique in the list. */
+  /** Name of its output: of a repo `owner--name`, of a folder its own name; unique in the list, as its repo's is. */
   readonly slug: string
 }
 
@@ -23,7 +24,7 @@ export interface ModelList {
 /** Bytes of a list; 100,000 lines of ordinary ids have 4 MB. */
 const MAX_LIST = 64 * 2 ** 20
 
-/** Errors: E_NOT_A_FILE, E_IO; E_INPUT for a list that is not text or names nothing. */
+/** Errors: E_NOT_A_FILE, E_IO; E_INPUT for a list that is not text or names nothing; E_NAME_COLLISION. */
 export async function readList(path: string): Promise<ModelList> {
   const bytes = await readWhole(path, MAX_LIST)
   let text: string
@@ -38,7 +39,7 @@ export async function readList(path: string): Promise<ModelList> {
   return list
 }
 
-/** `name` stands in warnings. Error: E_INPUT for a line with a control character. */
+/** `name` stands in warnings. Errors: E_INPUT for a line with a control character; E_NAME_COLLISION. */
 export function parseList(text: string, name: string): ModelList {
   const first = new Map<string, number>()
   const named: Omit<Listed, "slug">[] = []
@@ -57,21 +58,37 @@ export function parseList(text: string, name: string): ModelList {
       named.push({ model, ...(revision !== undefined && { revision }) })
     } else warnings.push(`${name}:${i + 1}: ${quote(line)} stands in line ${before} already and is done once`)
   }
-  return { models: withSlugs(named), warnings }
+  return { models: withSlugs(named, name), warnings }
 }
 
 /** What can be no repo id. */
 const PATH = /^(\.{0,2}[/\\]|~|[a-zA-Z]:)|[/\\]$|^\.{1,2}$|[/\\].*[/\\]/
 
-function withSlugs(named: readonly Omit<Listed, "slug">[]): Listed[] {
+/** Names that reports have. */
+const TAKEN = /^report(-\d+-of-\d+)?\.(json|md)$/i
+
+/** What may not be the same of two: neither the Hub nor all file systems tell A from a, and the Hub has no "--". */
+const keyOf = (slug: string): string => repoNameOf(slug).toLowerCase()
+
+function withSlugs(named: readonly Omit<Listed, "slug">[], name: string): Listed[] {
   const slugs = named.map(slugOf)
   const count = new Map<string, number>()
-  // Some file systems do not tell A from a.
-  for (const slug of slugs) count.set(slug.toLowerCase(), (count.get(slug.toLowerCase()) ?? 0) + 1)
-  return named.map((one, i) => {
+  for (const slug of slugs) count.set(keyOf(slug), (count.get(keyOf(slug)) ?? 0) + 1)
+  const models = named.map((one, i) => {
     const slug = slugs[i]!
-    return { ...one, slug: count.get(slug.toLowerCase()) === 1 ? slug : `${slug.slice(0, 180)}-${mark(one)}` }
+    const isFree = count.get(keyOf(slug)) === 1 && !TAKEN.test(slug)
+    return { ...one, slug: isFree ? slug : `${slug.slice(0, 180)}-${mark(one)}` }
   })
+  const owner = new Map<string, string>()
+  for (const { model, slug } of models) {
+    const other = owner.get(keyOf(slug))
+    if (other !== undefined) {
+      const what = `${quote(other)} and ${quote(model)} would both be written to ${quote(slug)}`
+      fail("E_NAME_COLLISION", `${name}: ${what}; put them into two lists`, { file: name })
+    }
+    owner.set(keyOf(slug), model)
+  }
+  return models
 }
 
 function slugOf({ model, revision }: Omit<Listed, "slug">): string {

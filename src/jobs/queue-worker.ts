@@ -28,6 +28,9 @@ export interface WorkerOptions extends PoolOptions {
 /** Milliseconds between two tries to reach a server that is down. */
 const AGAIN = 2000
 
+/** Milliseconds until an order to the server that failed for the connection is given again; BullMQ's 15 s are lost work. */
+const RETRY = 1000
+
 /** Milliseconds between two looks at whether a job was called off, and whether the queue is empty. */
 const LOOK = 2000
 
@@ -55,6 +58,7 @@ export async function runWorker(options: WorkerOptions, until: Until): Promise<v
         lockDuration: lockSeconds * 1000,
         stalledInterval: lockSeconds * 500,
         maxStalledCount: STALLS,
+        runRetryDelay: RETRY,
       },
     )
     const end = (id: string, why: Ending) => {
@@ -141,6 +145,7 @@ async function processed(bull: Bullmq, pool: Pool, given: BullJob<Payload>, deli
   const seconds = () => `${((performance.now() - began) / 1000).toFixed(1)} s`
   try {
     const job = await allowed(given.data.job, home)
+    log(`begins ${job.slug}`)
     const both = AbortSignal.any([signal, until.kill])
     const value = await attemptJob(pool, job, { fresh: given.attemptsStarted > 1, signal: both })
     log(`${value.already ? "already" : "done"} ${job.slug} ${seconds()}`)

@@ -1,11 +1,11 @@
 /** @file Lists of small models for batches, some of which end whatever process opens them, and a count of what is published. */
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { cpSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { type ChildProcess, spawn } from "node:child_process"
 import { join, resolve } from "node:path"
 
 // The bench runs this from dist.
 const here = import.meta.dirname.replace(/[/\\]dist(?=[/\\]test[/\\]helpers$)/, "")
-const MAIN = resolve(here, "../../dist/src/cli/main.js")
+export const MAIN = resolve(here, "../../dist/src/cli/main.js")
 const SOURCE = resolve(here, "../fixtures/reference/hf-vit-names-v5")
 
 /** What a process does that opens a file of a model of this name; the code under test knows nothing of it. */
@@ -20,11 +20,11 @@ export const BAD = {
 
 /** Source of a module for `--import`: killers kill, and each folder that is published is a line of the file in PUBLISHED. */
 const PRELOAD = `
-import { appendFileSync } from "node:fs"
+import { appendFileSync, renameSync } from "node:fs"
 import promises from "node:fs/promises"
 import { syncBuiltinESMExports } from "node:module"
 import { basename } from "node:path"
-const { open, rename } = promises
+const { open } = promises
 const ways = {
   segfault: () => process.kill(process.pid, "SIGSEGV"),
   exit: () => process.exit(3),
@@ -44,7 +44,8 @@ promises.open = async (path, ...rest) => {
   return open(path, ...rest)
 }
 promises.rename = async (from, to) => {
-  await rename(from, to)
+  // At once with its line in the log: a process that is to end does so between two turns of its loop.
+  renameSync(from, to)
   const log = process.env.PUBLISHED
   if (log && String(from).includes(".tmp-") && !basename(to).startsWith(".")) appendFileSync(log, basename(to) + "\\n")
 }
@@ -139,3 +140,12 @@ export interface ReadReport {
 
 export const readReport = (out: string, name = "report"): ReadReport =>
   JSON.parse(readFileSync(join(out, `${name}.json`), "utf8")) as ReadReport
+
+/** Every file below a folder, and what changes when it is written again. */
+export const stamps = (folder: string): Record<string, string> =>
+  Object.fromEntries(
+    readdirSync(folder, { recursive: true, encoding: "utf8" })
+      .filter((name) => !name.startsWith("."))
+      .map((name) => [name, statSync(join(folder, name), { bigint: true })] as const)
+      .map(([name, s]) => [name, `${s.ino}:${s.mtimeNs}`]),
+  )

@@ -25,14 +25,21 @@ const find = (name: string): string | undefined =>
 const REDIS = find("redis-server")
 const [INITDB, POSTGRES] = [find("initdb"), find("postgres")]
 
-/** Servers that this machine has. */
+/** Servers that this machine may have. */
 export const SERVERS: readonly {
   readonly name: "Redis" | "PostgreSQL"
   readonly here: boolean
+  /** How Debian gets it. */
+  readonly install: string
   readonly open: () => Promise<TestServer>
 }[] = [
-  { name: "Redis", here: REDIS !== undefined, open: redis },
-  { name: "PostgreSQL", here: INITDB !== undefined && POSTGRES !== undefined, open: postgres },
+  { name: "Redis", here: REDIS !== undefined, install: "apt-get install redis-server", open: redis },
+  {
+    name: "PostgreSQL",
+    here: INITDB !== undefined && POSTGRES !== undefined,
+    install: "apt-get install postgresql",
+    open: postgres,
+  },
 ]
 
 async function redis(): Promise<TestServer> {
