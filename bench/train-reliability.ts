@@ -20,45 +20,39 @@ const scratch = await mkdtemp(join(tmpdir(), "train-reliability-"))
 const set = (config: GlobalConfig, fields: Readonly<Record<string, string>>): GlobalConfig =>
   Object.entries(fields).reduce((c, [name, value]) => setField(c, name, value), config)
 
-/** Seconds of each step of a run that saves every `every` steps, without what comes before the first and after the last. */
-async function timed(config: GlobalConfig, steps: number, every: number): Promise<number> {
+/**
+ * What saving adds to a run: of one run's steps, those that come after a checkpoint against the others, so that what else
+ * the machine does meets both. All of a save's time lies there: the next step waits until it is whole.
+ */
+async function overhead(): Promise<void> {
   const out = await mkdtemp(join(scratch, "run-"))
-  const own = set(config, {
+  const [steps, every, seconds] = [151, 25, 10]
+  const config = set(configByName("dsprites"), {
+    "training.batch_size": "16",
     "training.max_steps": String(steps),
     "training.validation_split": "0",
     "training.test_samples": "64",
-    "saving.save_checkpoints": String(every <= steps),
-    "saving.save_cp_frequency": String(Math.min(every, steps)),
+    "saving.save_cp_frequency": String(every),
+    "saving.keep_last": "2",
   })
   const at: number[] = []
   const runtime = nodeRuntime({})
-  await trainRun(own, await openData(own), { out, runtime, onStep: () => at.push(performance.now()) })
-  await rm(out, { recursive: true })
+  await trainRun(config, await openData(config), { out, runtime, onStep: () => at.push(performance.now()) })
   await runtime.release()
-  // The first steps allocate.
-  return (at.at(-1)! - at[3]!) / (at.length - 4)
-}
-
-async function overhead(): Promise<void> {
-  const big = set(configByName("dsprites"), { "training.batch_size": "64" })
-  const [steps, rounds] = [40, 3]
-  const plain = await timed(big, 10, Infinity)
-  const every = Math.max(1, Math.round(10_000 / plain))
-  const ratios: number[] = []
-  for (let i = 0; i < rounds; i++) {
-    const without = await timed(big, steps, Infinity)
-    const saving = await timed(big, steps, every)
-    ratios.push(saving / without)
-    console.log(
-      `${without.toFixed(0)} ms a step without, ${saving.toFixed(0)} ms with a checkpoint every ${every} steps`,
-    )
-  }
+  // ms[i] is from the end of step i + 1 to that of step i + 2; the first steps allocate.
+  const ms = at.slice(1).map((t, i) => [i + 1, t - at[i]!] as const)
+  const of = (saves: boolean) => ms.filter(([n]) => n >= every && (n % every === 0) === saves).map(([, t]) => t)
+  const [plain, saving] = [median(of(false)), of(true)]
+  const costs = saving.map((t) => t - plain)
+  const mean = costs.reduce((a, b) => a + b) / costs.length
   console.log(
-    `checkpoints of 12.7 million weights every 10 s cost ${(100 * (median(ratios) - 1)).toFixed(1)} % (median of ${rounds})`,
+    `${costs.length} checkpoints of 12.7 million weights in steps of ${plain.toFixed(0)} ms hold the run up for ` +
+      `${costs.map((c) => c.toFixed(0)).join(", ")} ms, on average ${mean.toFixed(0)}: ` +
+      `${(mean / 10 / seconds).toFixed(1)} % at one each ${seconds} s`,
   )
 }
 
-// Long against a save, as G19 means it: a save goes on beside the next steps, and counts only once it is whole.
+// Steps between two checkpoints: what a SIGKILL may lose at most (docs/training.md).
 const INTERVAL = 200
 
 /** A run of the command line that gets a signal after `ms`: the last step it logged, the last it saved, how long it took to end. */

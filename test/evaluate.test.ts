@@ -50,7 +50,8 @@ const refusal = async (...args: readonly string[]): Promise<{ code: string; mess
 const SIZES = "--set transformer.hidden_dim=32 --set transformer.num_heads=2 --set training.validation_split=0"
 const RUNS = {
   seed: "induction --set training.max_steps=60 --set data.seed=3",
-  transformers: "induction --set training.max_steps=60 --set architecture=preLN --set transformer.attention_only=false",
+  transformers:
+    "induction --set training.max_steps=60 --set architecture=preLN --set transformer.attention_only=false --set training.test_samples=100 --set training.label_smoothing=0.2",
   circle: "circle --set training.max_steps=4 --set image.patch_size=8 --set training.ema_decay=0.5",
 } as const
 type Run = keyof typeof RUNS
@@ -89,6 +90,8 @@ describe("a mouse", () => {
     expect(found.classes.reduce((sum, c) => sum + c.n, 0)).toBe(found.n)
     expect(found.classes.reduce((sum, c) => sum + c.n * (c.accuracy ?? 0), 0) / found.n).toBeCloseTo(found.accuracy, 12)
     expect(found.comparedBy).toBe("name")
+    const some = ", 100 of its 656 (test_samples), label_smoothing 0.2"
+    expect([found.n === 100, found.data.readAs.includes(some)]).toEqual(Array(2).fill(name === "transformers"))
   })
 
   it("is evaluated at a checkpoint, on another split and on another seed's data alike", async () => {

@@ -11,6 +11,7 @@ import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { quote } from "../tensor/quote.ts"
 import { openData } from "../train/data.ts"
 import { TRAINING_FILE } from "../train/mouse.ts"
+import { testSamples } from "../train/plan.ts"
 import { counted, loadModel, note, plain, print, printJson, table, warn, type ModelOptions } from "./output.ts"
 import { progress } from "./progress.ts"
 
@@ -23,10 +24,17 @@ export interface EvaluateOptions extends ModelOptions {
   readonly batch: number
 }
 
+interface Read {
+  /** In words. */
+  readonly what: string
+  readonly data: NamedDataset
+  readonly labelSmoothing: number
+}
+
 export async function evaluate(name: string, options: EvaluateOptions): Promise<void> {
   const { split, batch, format } = options
   const model = await loadModel(name, options)
-  const { what, data } = await dataOf(model, options)
+  const { what, data, labelSmoothing } = await dataOf(model, options)
   const about = { name: data.name, split, length: data.length, fingerprint: data.fingerprint, readAs: what }
   note(
     format === "json"
@@ -35,7 +43,11 @@ export async function evaluate(name: string, options: EvaluateOptions): Promise<
   )
   const bar = await progress("images", data.length)
   try {
-    const result = await evaluateClassifier(model, data, { batch, onProgress: (done) => bar.update(done) })
+    const result = await evaluateClassifier(model, data, {
+      batch,
+      labelSmoothing,
+      onProgress: (done) => bar.update(done),
+    })
     bar.stop()
     if (result.comparedBy === "number" && model.config.labels.length) {
       const [theirs, ours] = [data.classes, model.config.labels].map((names) => names.slice(0, 2).map(quote).join(", "))
@@ -55,8 +67,11 @@ export async function evaluate(name: string, options: EvaluateOptions): Promise<
 const shown = (x: number | null): string =>
   x === null ? "-" : Number.isInteger(x) ? String(x) : String(Number(x.toPrecision(6)))
 
-/** The split, and in words as what it was read. A name that the mouse was trained on means its own seed and target. */
-async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<{ what: string; data: NamedDataset }> {
+/**
+ * The split, and in words as what it was read. A name that the mouse was trained on means its own seed and target, and
+ * the test figures of its result.json again: of the same test samples, the loss smoothed as there.
+ */
+async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<Read> {
   const { split, path } = options
   const isName = options.data === undefined || (DATASET_NAMES as readonly string[]).includes(options.data)
   const own = isName ? await trainingOf(model, options) : undefined
@@ -68,18 +83,26 @@ async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<{ wha
     if (path !== undefined)
       fail("E_USAGE", `--path says where a dataset of a name lies; ${quote(name)} is a path itself`)
     if (!existsSync(name)) unknownData(name)
-    return datasetAt(name, split)
+    return { ...(await datasetAt(name, split)), labelSmoothing: 0 }
   }
   const config = own?.data.name === name ? own : undefined
   const at = path ?? config?.data.path
-  const what = config ? `${name}, as the model's ${TRAINING_FILE} says` : name
-  if ((name === "folder" || name === "parquet") && at !== undefined) {
-    return { what, data: await openOneSplit[name](at, split) }
-  }
+  const whole = await openNamed(name, split, at, config)
+  if (!config) return { what: name, data: whole, labelSmoothing: 0 }
+  const data = split === "test" ? testSamples(whole, config) : whole
+  const labelSmoothing = config.training.label_smoothing
+  const part = data.length < whole.length ? `, ${data.length} of its ${whole.length} (test_samples)` : ""
+  const smoothed = labelSmoothing ? `, label_smoothing ${labelSmoothing}` : ""
+  return { what: `${name}, as the model's ${TRAINING_FILE} says${part}${smoothed}`, data, labelSmoothing }
+}
+
+async function openNamed(name: string, split: SplitName, at: string | undefined, config: GlobalConfig | undefined) {
+  if ((name === "folder" || name === "parquet") && at !== undefined) return openOneSplit[name](at, split)
+  const path = at === undefined ? {} : { path: at }
   const splits = config
-    ? await openData({ ...config, data: { ...config.data, ...(at !== undefined && { path: at }) } })
-    : await openDataset({ name, ...(at !== undefined && { path: at }) } as DatasetSpec)
-  return { what, data: splitOf(splits, split, name) }
+    ? await openData({ ...config, data: { ...config.data, ...path } })
+    : await openDataset({ name, ...path } as DatasetSpec)
+  return splitOf(splits, split, name)
 }
 
 function unknownData(name: string): never {

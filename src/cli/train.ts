@@ -42,6 +42,7 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
   const { device } = config.training
   const { threads, out, resume = false, workers } = options
   await refuseOtherRun(out, config, resume)
+  // An accelerator is named, not found: its sums have other bits, by which the run could not be made again elsewhere.
   const runtime = nodeRuntime({ device: device === "auto" ? "cpu" : device, ...(threads && { threads }) })
   const data = await openData(config)
 

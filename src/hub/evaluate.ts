@@ -9,7 +9,7 @@ import type { LoadedViT } from "./load-pretrained.ts"
 export interface Evaluated {
   /** Images. */
   readonly n: number
-  /** Mean cross entropy, in nats. */
+  /** Mean cross entropy, in nats; smoothed where that is asked for. */
   readonly loss: number
   /** The share whose largest logit is the label's; of equal logits the first counts. */
   readonly accuracy: number
@@ -19,6 +19,14 @@ export interface Evaluated {
   readonly comparedBy: "name" | "number"
   /** In the model's own order. */
   readonly classes: readonly ClassAccuracy[]
+}
+
+export interface EvaluateOptions {
+  /** Images in one run of the model. */
+  readonly batch?: number
+  /** Of the loss: as training's `label_smoothing`. */
+  readonly labelSmoothing?: number
+  readonly onProgress?: (done: number) => void
 }
 
 export interface ClassAccuracy {
@@ -38,7 +46,7 @@ const LANES = 8
 export async function evaluateClassifier(
   model: LoadedViT,
   data: NamedDataset,
-  { batch = 64, onProgress = () => {} }: { readonly batch?: number; readonly onProgress?: (done: number) => void } = {},
+  { batch = 64, labelSmoothing = 0, onProgress = () => {} }: EvaluateOptions = {},
 ): Promise<Evaluated> {
   const names = comparedClasses(model, data)
   const { preprocessing } = model
@@ -67,7 +75,7 @@ export async function evaluateClassifier(
       count.n++
       if (rank === 0) count.right++
       if (rank < 5) top5++
-      loss += crossEntropy(values, label)
+      loss += crossEntropy(values, label, labelSmoothing)
     }
     onProgress(start + n)
   }
@@ -116,8 +124,10 @@ function rankOf(logits: Float32Array, label: number): number {
   return logits.reduce((rank, x, i) => rank + Number(i < label ? !(x < own) : i > label && !(x <= own)), 0)
 }
 
-/** log(sum of e^x) - x[label] */
-function crossEntropy(logits: Float32Array, label: number): number {
+/** log(sum of e^x) - (1 - e) x[label] - e mean(x): the target is 1 - e at the label and e / classes everywhere. */
+function crossEntropy(logits: Float32Array, label: number, e: number): number {
   const largest = logits.reduce((a, b) => Math.max(a, b))
-  return Math.log(logits.reduce((sum, x) => sum + Math.exp(x - largest), 0)) + largest - logits[label]!
+  const mean = logits.reduce((sum, x) => sum + x, 0) / logits.length
+  const target = (1 - e) * logits[label]! + (e && e * mean)
+  return Math.log(logits.reduce((sum, x) => sum + Math.exp(x - largest), 0)) + largest - target
 }

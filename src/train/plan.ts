@@ -41,7 +41,7 @@ export async function planRun(given: GlobalConfig, data: Splits): Promise<RunPla
   const config = defineConfig(given, {})
   const { training } = config
   const model = modelConfig(config)
-  const parts = { ...divided(data, config), test: sampled(data.test, config) }
+  const parts = { ...divided(data, config), test: testSamples(data.test, config) }
   for (const set of [parts.train, parts.val, parts.test])
     if (set?.length === 0) fail("E_DATASET_EMPTY", `${set.name}: has no samples`)
 
@@ -126,7 +126,7 @@ function divided({ train, val }: Splits, { training, data }: GlobalConfig): Pick
 }
 
 /** As many test samples as the config says, drawn by the data's seed; all of them where it says nothing. */
-function sampled(from: NamedDataset, { training, data }: GlobalConfig): NamedDataset {
+export function testSamples(from: NamedDataset, { training, data }: GlobalConfig): NamedDataset {
   const count = training.test_samples
   if (count === null || count >= from.length) return from
   const rows = new Random(data.seed, "test").permutation(from.length)

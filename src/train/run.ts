@@ -151,6 +151,7 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   const writeModel = (folder: string, flat: Float32Array) => writeMouse(folder, config, trained.layout, flat, classes)
   const writes = background(IN_FLIGHT)
   let savedAt = saved?.position.step
+  let landedAt = savedAt ?? 0
   const save = async () => {
     await tracker.flush()
     const now: TrainingState = { position, fingerprints, best, waited, pending, seconds: seconds() }
@@ -158,6 +159,7 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     savedAt = position.step
     await writes.add(async () => {
       await checkpoint.saveCheckpoint(checkpoints, now, vectors, writeModel)
+      landedAt = now.position.step
       if (saving.keep_last === null) return
       const keeps = (step: number) => isLogSpaced(config, step)
       await checkpoint.pruneCheckpoints(checkpoints, now.position.step, saving.keep_last, keeps)
@@ -205,6 +207,8 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
         ;({ position } = event)
         ended = await conclude(valuesOf(event, plan))
         if (saving.save_checkpoints && savesAt(config, position.step) && !ended) await save()
+        // A kill loses what no whole checkpoint has: at most an interval, so the next step waits where it would be more.
+        if (saving.save_checkpoints && position.step - landedAt >= saving.save_cp_frequency) await writes.settle()
         writes.check()
         if (ended) break
       }
