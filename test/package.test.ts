@@ -82,7 +82,7 @@ const pkg = JSON.parse(text("package.json")) as Package
 const lock = JSON.parse(text("package-lock.json")) as Lockfile
 
 describe("package.json and its lockfile", () => {
-  it("keep the rules", () => {
+  it("keep the rules: install scripts refused (SC-01, G34), sha512 and the registry everywhere (SC-02)", () => {
     expect(Object.keys(lock.packages).length).toBeGreaterThan(100)
     expect(problems(pkg, lock)).toEqual([])
   })
@@ -122,6 +122,21 @@ describe("package.json and its lockfile", () => {
     const [p, l] = [structuredClone(pkg), structuredClone(lock)]
     break_(p, l)
     expect(problems(p, l)).toContain(message)
+  })
+
+  it("install with us what the decision record gives a reason for, and nothing else (SC-04, G34)", () => {
+    const record = text("docs/decisions/008-runtime-dependencies.md")
+    const listed = [...record.matchAll(/^\| `([^`]+)` \| `([^`]+)` \| \S.*\|$/gm)].map(([, name, path]) => [
+      name!,
+      path!,
+    ])
+    expect(new Set(listed.map(([name]) => name))).toEqual(new Set(Object.keys(pkg.dependencies)))
+    expect(listed).toHaveLength(Object.keys(pkg.dependencies).length)
+    for (const [name, path] of listed) expect(text(path!), path).toContain(`"${name}"`)
+  })
+
+  it("leave packages alone that are younger than 7 days (SC-04)", () => {
+    expect(text(".npmrc")).toMatch(/^min-release-age=7$/m)
   })
 
   it("name the version that the code and the changelog have", () => {

@@ -51,13 +51,13 @@ async function killed(call: number, saves = true): Promise<{ made: number; saved
 describe("SIGKILL", () => {
   it("at whatever moment loses at most the steps of one interval between checkpoints (G19)", async () => {
     const random = mulberry32(19)
-    // Up to 130 calls come before the first step and with checkpoints 1, 2, 4 and 8.
-    const calls = Array.from({ length: 8 }, () => 200 + Math.floor(700 * random()))
+    // Up to 130 calls come before the first step and with checkpoints 1, 2, 4 and 8; a save makes about 90.
+    const calls = Array.from({ length: 8 }, (_, i) => 200 + Math.floor(150 * (i + random())))
     const runs = await twoAtATime(calls, (call) => killed(call))
     for (const { made, saved } of runs) expect(made - saved).toBeLessThanOrEqual(INTERVAL)
-    expect(Math.max(...runs.map((r) => r.made))).toBeGreaterThan(3 * INTERVAL)
+    expect(Math.max(...runs.map((r) => r.made))).toBeGreaterThan(2 * INTERVAL)
     // Some are killed inside a save, where most is lost.
-    expect(Math.max(...runs.map((r) => r.made - r.saved))).toBe(INTERVAL)
+    expect(Math.max(...runs.map((r) => r.made - r.saved))).toBeGreaterThan(INTERVAL / 2)
   })
 
   it("is seen to lose more where nothing is saved", async () => {
