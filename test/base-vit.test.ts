@@ -252,7 +252,7 @@ describe("new PretrainedModel(name, config)", () => {
     const pooled = await model.forward(inputs.pixel_values, { preLogits: true })
     const [b, t, d] = normed.shape as [number, number, number]
     const cls = Float32Array.from({ length: b * d }, (_, i) => normed.data[Math.floor(i / d) * t * d + (i % d)]!)
-    expect(pooled).toEqual(float32([b, d], cls))
+    expect(change(pooled, float32([b, d], cls))).toBeLessThan(1e-6)
   })
 
   it("keeps its head where the config has as many classes, and gets a new one where not", async () => {

@@ -12,7 +12,7 @@ import { quote } from "../tensor/quote.ts"
 import { openData } from "../train/data.ts"
 import { TRAINING_FILE } from "../train/mouse.ts"
 import { testSamples } from "../train/plan.ts"
-import { counted, loadModel, note, plain, print, printJson, table, warn, type ModelOptions } from "./output.ts"
+import { counted, loadModel, note, plain, print, printJson, rounded, table, warn, type ModelOptions } from "./output.ts"
 import { progress } from "./progress.ts"
 
 export interface EvaluateOptions extends ModelOptions {
@@ -64,8 +64,7 @@ export async function evaluate(name: string, options: EvaluateOptions): Promise<
   }
 }
 
-const shown = (x: number | null): string =>
-  x === null ? "-" : Number.isInteger(x) ? String(x) : String(Number(x.toPrecision(6)))
+const shown = (x: number | null): string => (x === null ? "-" : rounded(x))
 
 /**
  * The split, and in words as what it was read. A name that the mouse was trained on means its own seed and target, and

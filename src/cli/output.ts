@@ -107,6 +107,9 @@ export function bytes(n: number): string {
   return `${power ? (n / 1000 ** power).toPrecision(3) : n} ${units[power]}`
 }
 
+/** Six digits of what is measured, all of what is counted. */
+export const rounded = (x: number): string => String(Number.isInteger(x) ? x : Number(x.toPrecision(6)))
+
 /** "1 tensor", "2 tensors" */
 export const counted = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`
 

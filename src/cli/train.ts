@@ -6,7 +6,7 @@ import { nodeRuntime } from "../runtime/node.ts"
 import type { Device } from "../runtime/devices.ts"
 import { openData } from "../train/data.ts"
 import { refuseOtherRun, trainRun, type RunResult } from "../train/run.ts"
-import { note, plain, print, printJson, table, warn } from "./output.ts"
+import { note, plain, print, printJson, rounded, table, warn } from "./output.ts"
 import { trainingProgress, type TrainingProgress } from "./progress.ts"
 
 export interface TrainOptions {
@@ -109,7 +109,7 @@ function stopOnSignals(say: (message: string) => void) {
 
 /** A result as rows of a table; what has parts, in a row for each. */
 function rowsOf(result: RunResult): string[][] {
-  const cell = (value: string | number) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : value)
+  const cell = (value: string | number) => (typeof value === "number" ? rounded(value) : value)
   const entries: [string, string | number | Values][] = Object.entries(result)
   return entries.flatMap(([key, value]) =>
     typeof value === "object" ? Object.entries(value).map(([k, v]) => [`${key} ${k}`, cell(v)]) : [[key, cell(value)]],

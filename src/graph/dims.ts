@@ -39,6 +39,19 @@ export function product(dims: Shape): Dim {
   return join({ factor, symbols })
 }
 
+/** a / b where that is a dimension; else undefined. */
+export function quotient(a: Dim, b: Dim): Dim | undefined {
+  const [over, under] = [factors(a), factors(b)]
+  const symbols = [...over.symbols]
+  for (const symbol of under.symbols) {
+    const at = symbols.indexOf(symbol)
+    if (at < 0) return undefined
+    symbols.splice(at, 1)
+  }
+  const factor = over.factor / under.factor
+  return Number.isInteger(factor) ? join({ factor, symbols }) : undefined
+}
+
 /** What a dimension is the product of: its number, if that is not 1, and its symbols. */
 export function factorsOf(d: Dim): Dim[] {
   const { factor, symbols } = factors(d)

@@ -4,6 +4,7 @@ import { encodeModel, type Attribute, type Model, type Node, type Port } from ".
 import { int64, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { factorsOf, type Dim, type Shape } from "./dims.ts"
 import { rules, type Rule, type Writing } from "./lower.ts"
+import { narrow } from "./narrow.ts"
 import { is, toposort, type Op, type Value } from "./value.ts"
 
 export type Values = Readonly<Record<string, Value>>
@@ -40,7 +41,8 @@ export interface EmitOptions {
  */
 export function emit(inputs: Values, outputs: Values, options: EmitOptions = {}): Emitted {
   const e = new Emission(inputs, options)
-  const roots = new Map(Object.entries(outputs).map(([name, v]) => [name, options.named ? v : e.root(v)]))
+  const read = narrow(outputs, e.stop)
+  const roots = new Map(Object.entries(read).map(([name, v]) => [name, options.named ? v : e.root(v)]))
   if (options.named) e.reserve(roots)
   const order = toposort(roots.values(), e.stop, (v) => e.read(v))
   // All inputs that are reached come first: dimensions are read from one that is fed in any case.

@@ -19,7 +19,7 @@ import {
 } from "../model/hooks.ts"
 import { build, inputShapes, type Built } from "../model/model.ts"
 import type { Requests, Weights } from "../model/scope.ts"
-import type { Feeds, Runtime } from "../runtime/runtime.ts"
+import type { Compiled, Feeds, Runtime } from "../runtime/runtime.ts"
 import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { unavailable, without } from "./available.ts"
 import { ActivationCache } from "./cache.ts"
@@ -95,6 +95,7 @@ export class HookedViT {
   readonly hooks: ReadonlyMap<string, HookInfo>
   /** Reads a weight that lies in a file. */
   readonly read: (stored: StoredTensor) => Promise<Tensor>
+  readonly #compiled = new Map<string, Promise<Compiled>>()
 
   constructor({ config, weights, runtime, read }: HookedViTParts) {
     this.config = config
@@ -116,36 +117,66 @@ export class HookedViT {
 
   /** The model's outputs, under the names of its library. */
   async run(given: ModelInput, options: RunOptions = {}): Promise<Outputs> {
+    const values = inputValues(this.config, given)
     const wanted = typeof options.outputs === "string" ? [options.outputs] : options.outputs
-    const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
-    const opened = new Set(options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at))
-    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
-    const view = this.#view(built, inputs)
-    const outputs =
-      wanted === undefined
-        ? without(built.outputs, unavailable(built, inputs, feeds))
-        : typeof wanted === "function"
-          ? wanted(view)
-          : Object.fromEntries(wanted.map((name) => [name, view.hook(name)]))
-    if (!Object.keys(outputs).length) nothingGiven()
-    return outputsOf(await runStaged(this.runtime, inputs, outputs, cuts, feeds))
+    const ask = (): Question => {
+      const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
+      const opened = options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at)
+      const { feeds, built, cuts, inputs } = this.#prepare(values, options, reads, new Set(opened))
+      const view = this.#view(built, inputs)
+      const outputs =
+        wanted === undefined
+          ? without(built.outputs, unavailable(built, inputs, feeds))
+          : typeof wanted === "function"
+            ? wanted(view)
+            : Object.fromEntries(wanted.map((name) => [name, view.hook(name)]))
+      return { inputs, outputs, cuts, feeds }
+    }
+    const plain = isPlain(options) && options.at === undefined && typeof wanted !== "function"
+    return outputsOf(await this.#answer(values, plain ? ["run", wanted] : undefined, ask))
   }
 
   /** The model's outputs and `cache`, the values at its hooks after every intervention. */
   async runWithCache(given: ModelInput, options: CacheOptions = {}): Promise<Outputs & { cache: ActivationCache }> {
+    const values = inputValues(this.config, given)
     const asked = this.#cached(options)
-    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, new Set(asked))
-    const missing = unavailable(built, inputs, feeds)
-    const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
     const symbols = sizesOf(values)
-    this.#checkBudget(names, symbols, options)
-    const cached = positioned(built, names, options.positions, symbols)
-    const outputs = without(built.outputs, missing)
-    if (!names.length && !Object.keys(outputs).length) nothingGiven()
-    const got = await runStaged(this.runtime, inputs, { ...prefixed(outputs), ...cached }, cuts, feeds)
-    const cache = new ActivationCache(new Map(names.map((name) => [name, got[name]!])), this.hooks, this)
-    const returned = Object.fromEntries(Object.keys(outputs).map((name) => [name, got[OUTPUT + name]!]))
-    return Object.assign(outputsOf(returned), { cache })
+    const { positions } = options
+    const ask = (): Question => {
+      const { feeds, built, cuts, inputs } = this.#prepare(values, options, new Set(asked))
+      const missing = unavailable(built, inputs, feeds)
+      const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
+      this.#checkBudget(names, symbols, options)
+      const outputs = { ...prefixed(without(built.outputs, missing)), ...positioned(built, names, positions, symbols) }
+      return { inputs, outputs, cuts, feeds }
+    }
+    const plain = isPlain(options) && options.maxBytes === undefined
+    const got = await this.#answer(
+      values,
+      plain ? ["cache", asked, positions, positions && [...symbols]] : undefined,
+      ask,
+    )
+    const [outputs, hooks] = [{} as Record<string, Tensor>, new Map<string, Tensor>()]
+    for (const [name, t] of Object.entries(got)) {
+      if (name.startsWith(OUTPUT)) outputs[name.slice(OUTPUT.length)] = t
+      else hooks.set(name, t)
+    }
+    return Object.assign(outputsOf(outputs), { cache: new ActivationCache(hooks, this.hooks, this) })
+  }
+
+  /** What is asked; a question that `key` says all of is made into a graph once: 1.3 ms for a ViT-B. */
+  async #answer(values: Feeds, key: unknown, ask: () => Question): Promise<Record<string, Tensor>> {
+    const text = key === undefined ? undefined : JSON.stringify([Object.keys(values), key])
+    const known = text === undefined ? undefined : this.#compiled.get(text)
+    if (known) return (await known)(values)
+    const { inputs, outputs, cuts, feeds } = ask()
+    if (!Object.keys(outputs).length) nothingGiven()
+    if (text === undefined) return runStaged(this.runtime, inputs, outputs, cuts, feeds)
+    const made = this.runtime.compile(inputs, outputs)
+    if (this.#compiled.size >= KEPT) this.#compiled.delete(this.#compiled.keys().next().value!)
+    this.#compiled.set(text, made)
+    made.catch(() => this.#compiled.delete(text))
+    return (await made)(feeds)
   }
 
   /**
@@ -156,7 +187,8 @@ export class HookedViT {
     const { at = [], params = false, ...interventions } = options
     const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
-    const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
+    const values = inputValues(this.config, given)
+    const { feeds, built, inputs } = this.#prepare(values, interventions, new Set(this.hooks.keys()), new Set(names))
     const loss = metricValue(metric, this.#view(built, inputs))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
@@ -256,12 +288,11 @@ export class HookedViT {
 
   /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
   #prepare(
-    given: ModelInput,
+    values: Feeds,
     { patch = {}, edit = {}, hooks = {}, inputs: further = {} }: Interventions,
     reads: ReadonlySet<string>,
     opened: ReadonlySet<string> = new Set(),
   ) {
-    const values = inputValues(this.config, given)
     const patched = this.#spread(patch)
     for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
     const fed = this.#further(further, values["pixel_values"]?.shape[0])
@@ -298,7 +329,7 @@ export class HookedViT {
     const batch = values["pixel_values"]?.shape[0]
     const put = [...patched].map(([name, t]) => [name, repeated(t, this.hooks.get(name)!.shape, batch)] as const)
     const inputs = { ...built.inputs, ...fed, ...placeholders }
-    return { values, feeds: { ...values, ...further, ...Object.fromEntries(put) } as Feeds, built, cuts, inputs }
+    return { feeds: { ...values, ...further, ...Object.fromEntries(put) } as Feeds, built, cuts, inputs }
   }
 
   #spread<T>(byPattern: Readonly<Record<string, T>>): Map<string, T> {
@@ -333,6 +364,20 @@ export class HookedViT {
     )
   }
 }
+
+/** A part of the graph to run. */
+interface Question {
+  readonly inputs: Values
+  readonly outputs: Values
+  readonly cuts: readonly Cut[]
+  readonly feeds: Feeds
+}
+
+// Graphs of plain questions that are kept: some 100 kB each of a ViT-B.
+const KEPT = 8
+
+const isPlain = ({ patch, edit, hooks, inputs }: Interventions): boolean =>
+  [patch, edit, hooks, inputs].every((changes) => changes === undefined || !Object.keys(changes).length)
 
 const nothingGiven = (): never => fail("E_INPUT", "nothing was given to run: pixel_values [b, c, H, W] are needed")
 
