@@ -5,24 +5,14 @@ import { emit, type Values } from "../src/graph/emit.ts"
 import * as ops from "../src/graph/ops.ts"
 import { toposort, type Op, type Value } from "../src/graph/value.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
-import { float32, int64, type Tensor } from "../src/tensor/tensor.ts"
 import { mulberry32 } from "./helpers/causality.ts"
-import type { Numbers } from "./helpers/loops.ts"
-import { EXAMPLES, type Feed } from "./helpers/op-examples.ts"
+import { draw, EXAMPLES, numbers, worst } from "./helpers/op-examples.ts"
 import { readModel } from "./helpers/protobuf.ts"
 
 const runtime = nodeRuntime({ threads: 1 })
 afterAll(() => runtime.release())
 
 const random = mulberry32(7)
-
-function draw({ shape, dtype = "float32", draw = (r) => 4 * r() - 2 }: Feed, symbols: Map<string, number>): Tensor {
-  const bound = shape.map((d) => bind(d, symbols))
-  const values = Array.from({ length: bound.reduce((a, b) => a * b, 1) }, () => draw(random))
-  return dtype === "int64" ? int64(bound, values) : float32(bound, values)
-}
-
-const numbers = (t: Tensor): Numbers => ({ shape: t.shape, data: Array.from(t.data as ArrayLike<number>, Number) })
 
 describe.each(Object.keys(EXAMPLES) as Op[])("%s", (op) => {
   const examples = EXAMPLES[op].map((e, i) => [i, e] as const)
@@ -35,7 +25,7 @@ describe.each(Object.keys(EXAMPLES) as Op[])("%s", (op) => {
     const run = await runtime.compile(Object.fromEntries(inputs.map((x, i) => [`x${i}`, x])), { y })
     for (const b of nonEmpty ? [3, 1] : [3, 1, 0]) {
       const symbols = new Map(Object.entries({ b, r: 0 }))
-      const fed = feeds.map((feed) => draw(feed, symbols))
+      const fed = feeds.map((feed) => draw(feed, symbols, random))
       const want = loops(...fed.map(numbers))
       const got = (await run(Object.fromEntries(fed.map((t, i) => [`x${i}`, t])))).y
       expect(got.shape).toEqual(want.shape)
@@ -45,11 +35,6 @@ describe.each(Object.keys(EXAMPLES) as Op[])("%s", (op) => {
     }
   })
 })
-
-function worst(got: Tensor, want: Numbers): number {
-  const data = numbers(got).data
-  return Math.max(0, ...want.data.map((x, i) => Math.abs(x - data[i]!) / Math.max(1, Math.abs(x))))
-}
 
 describe("building a graph", () => {
   const x = ops.input("x", ["b", 2, 3])

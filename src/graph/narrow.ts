@@ -196,8 +196,9 @@ const narrowed = (shape: Shape, { axis, outer, inner, start, end }: Cut): Shape 
 
 function slice(x: Value, part: Part): Value {
   const { axis, outer, size, inner, start, end } = within(part, x.shape)!
-  const open = x.shape.toSpliced(axis, 1, outer, size, inner)
-  const cut = ops.slice(ops.reshape(x, open), axis + 1, start, end)
+  const before = outer === 1 ? [] : [outer]
+  const open = ops.reshape(x, x.shape.toSpliced(axis, 1, ...before, size, ...(inner === 1 ? [] : [inner])))
+  const cut = ops.slice(open, axis + before.length, start, end)
   return ops.reshape(cut, x.shape.with(axis, product([outer, end - start, inner])))
 }
 

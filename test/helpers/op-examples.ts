@@ -1,8 +1,8 @@
 /** @file For each op of the table, graphs that have it and the loops that give the same. */
-import type { Dim, Shape } from "../../src/graph/dims.ts"
+import { bind, type Dim, type Shape } from "../../src/graph/dims.ts"
 import * as ops from "../../src/graph/ops.ts"
 import type { Op, Value } from "../../src/graph/value.ts"
-import { float32, type DType } from "../../src/tensor/tensor.ts"
+import { float32, int64, type DType, type Tensor } from "../../src/tensor/tensor.ts"
 import * as loops from "./loops.ts"
 import type { Numbers } from "./loops.ts"
 
@@ -19,6 +19,28 @@ export interface Example {
   readonly loops: (...x: Numbers[]) => Numbers
   /** Not run with b = 0: the largest of nothing, or a mean over it. */
   readonly nonEmpty?: true
+}
+
+/** Numbers for a feed, its names bound. */
+export function draw(
+  { shape, dtype = "float32", draw: of = (r) => 4 * r() - 2 }: Feed,
+  symbols: ReadonlyMap<string, number>,
+  random: () => number,
+): Tensor {
+  const bound = shape.map((d) => bind(d, symbols))
+  const values = Array.from({ length: bound.reduce((a, b) => a * b, 1) }, () => of(random))
+  return dtype === "int64" ? int64(bound, values) : float32(bound, values)
+}
+
+export const numbers = (t: Tensor): Numbers => ({
+  shape: t.shape,
+  data: Array.from(t.data as ArrayLike<number>, Number),
+})
+
+/** The largest difference, relative to what is above 1. */
+export function worst(got: Tensor, want: Numbers): number {
+  const data = numbers(got).data
+  return Math.max(0, ...want.data.map((x, i) => Math.abs(x - data[i]!) / Math.max(1, Math.abs(x))))
 }
 
 const f = (...shape: Dim[]): Feed => ({ shape })
