@@ -32,7 +32,9 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   MultiHeadAttention: { attention: "MultiHeadAttention" },
   "MultiHeadAttention, class token only": { attention: "MultiHeadAttention", cut: "in last block" },
   "Conv patch embedding": { conv: true },
+  "Conv, class token only": { conv: true, cut: "in last block" },
   "fused qkv": { fusedQkv: true },
+  "fused qkv, class token only": { fusedQkv: true, cut: "in last block" },
   "opset 21": { opset: 21 },
   "opset 23, Attention": { opset: 23, attention: "Attention" },
   "batch fixed to 1": { fixedBatch: true },
@@ -137,7 +139,7 @@ class Graph {
   #attention(x: string, from: string, queries: number, i: number, { attention, fusedQkv }: Variant): string {
     const { T, d, h, e } = VIT_B
     const at = `vit.encoder.layer.${i}.attention.attention`
-    const [q, k, v] = fusedQkv
+    const [q, k, v] = fusedQkv && queries === T
       ? this.#cutQkv(x, i)
       : [this.#linear(from, `${at}.query`), this.#linear(x, `${at}.key`), this.#linear(x, `${at}.value`)]
     const scale = 1 / Math.sqrt(e)

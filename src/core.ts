@@ -19,14 +19,8 @@ export { Runtime, type Compiled, type RuntimeOptions } from "./runtime/runtime.t
 export { DEVICES, type Device } from "./runtime/devices.ts"
 export type { OrtModule } from "./runtime/ort.ts"
 export { actName, ActivationCache } from "./interp/cache.ts"
-export {
-  HookedViT,
-  type CacheOptions,
-  type Edit,
-  type GraphView,
-  type Interventions,
-  type RunOptions,
-} from "./interp/hooked-vit.ts"
+export { HookedViT, type CacheOptions, type GraphView, type RunOptions } from "./interp/hooked-vit.ts"
+export type { Edit, Interventions } from "./interp/interventions.ts"
 export type { Positions } from "./interp/positions.ts"
 export type { GradientOptions, Gradients, Metric } from "./interp/gradients.ts"
 export {

@@ -5,7 +5,8 @@ import { Value } from "../graph/value.ts"
 import type { HookNames } from "../model/hooks.ts"
 import { quote } from "../tensor/quote.ts"
 import { show, type Tensor } from "../tensor/tensor.ts"
-import type { GraphView, Interventions } from "./hooked-vit.ts"
+import type { GraphView } from "./hooked-vit.ts"
+import type { Interventions } from "./interventions.ts"
 
 /** A value of the graph, summed if it is no scalar; or text: an output or hook with an index, "logits[:, 1]". */
 export type Metric = string | ((at: GraphView) => Value)

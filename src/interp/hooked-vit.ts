@@ -3,8 +3,7 @@ import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
 import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
-import { input } from "../graph/ops.ts"
-import { Value } from "../graph/value.ts"
+import type { Value } from "../graph/value.ts"
 import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
 import {
@@ -12,45 +11,23 @@ import {
   listHooks,
   matchHooks,
   pointOf,
-  unknownHook,
   withInputs,
   type HookInfo,
   type HookNames,
 } from "../model/hooks.ts"
-import { build, inputShapes, type Built } from "../model/model.ts"
-import type { Requests, Weights } from "../model/scope.ts"
+import { build, type Built } from "../model/model.ts"
+import type { Weights } from "../model/scope.ts"
 import type { Compiled, Feeds, Runtime } from "../runtime/runtime.ts"
-import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { unavailable, without } from "./available.ts"
 import { ActivationCache } from "./cache.ts"
-import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
+import { inputValues, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
 import { positioned, range, type Positions } from "./positions.ts"
-import { runStaged, type Cut, type HookFunction } from "./staged.ts"
+import { isPlain, prepare, type Interventions } from "./interventions.ts"
+import { runStaged, type Cut } from "./staged.ts"
 import { namedWeight } from "./weights.ts"
-
-/**
- * Made part of the graph: called while it is built, perhaps more than once, and must return a value of the same shape.
- * `at` gives the values of hooks that the model made before this one (one inside an op only where it is opened by
- * `at` of `run` or written) and of the run's further `inputs`.
- */
-export type Edit = (value: Value, name: string, at: (name: string) => Value) => Value
-
-/**
- * What is done to hooks. At one hook a patch comes first, then the edit, then the function. Keys may be globs; of two
- * that reach one hook the later counts.
- */
-export interface Interventions {
-  /** A tensor in place of the hook's value; a first axis of 1 is repeated for every image. */
-  readonly patch?: Readonly<Record<string, Tensor>>
-  /** Traced into the graph: differentiable and exportable. */
-  readonly edit?: Readonly<Record<string, Edit>>
-  /** Plain functions on numbers; the run is cut in two there. */
-  readonly hooks?: Readonly<Record<string, HookFunction>>
-  /** Further inputs of the graph, [images, ...] or [1, ...] for all: edits and `outputs` read them by name, and new numbers need no new session. */
-  readonly inputs?: Readonly<Record<string, Tensor>>
-}
 
 export interface RunOptions extends Interventions {
   /** Names among the model's outputs and hooks, or new values made of them; by default all outputs that the inputs allow. */
@@ -122,7 +99,7 @@ export class HookedViT {
     const ask = (): Question => {
       const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
       const opened = options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at)
-      const { feeds, built, cuts, inputs } = this.#prepare(values, options, reads, new Set(opened))
+      const { feeds, built, cuts, inputs } = prepare(this, values, options, reads, new Set(opened))
       const view = this.#view(built, inputs)
       const outputs =
         wanted === undefined
@@ -143,7 +120,7 @@ export class HookedViT {
     const symbols = sizesOf(values)
     const { positions } = options
     const ask = (): Question => {
-      const { feeds, built, cuts, inputs } = this.#prepare(values, options, new Set(asked))
+      const { feeds, built, cuts, inputs } = prepare(this, values, options, new Set(asked))
       const missing = unavailable(built, inputs, feeds)
       const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
       this.#checkBudget(names, symbols, options)
@@ -188,7 +165,7 @@ export class HookedViT {
     const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
     const values = inputValues(this.config, given)
-    const { feeds, built, inputs } = this.#prepare(values, interventions, new Set(this.hooks.keys()), new Set(names))
+    const { feeds, built, inputs } = prepare(this, values, interventions, new Set(this.hooks.keys()), new Set(names))
     const loss = metricValue(metric, this.#view(built, inputs))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
@@ -285,84 +262,6 @@ export class HookedViT {
     const near = nearest(name, [...Object.keys(built.outputs), ...this.hooks.keys()])
     return fail("E_HOOK", `no output or hook "${name}"; the nearest are ${near.map((n) => `"${n}"`).join(", ")}`)
   }
-
-  /** The graph for one question: patches become inputs, functions become cuts, edits become values. */
-  #prepare(
-    values: Feeds,
-    { patch = {}, edit = {}, hooks = {}, inputs: further = {} }: Interventions,
-    reads: ReadonlySet<string>,
-    opened: ReadonlySet<string> = new Set(),
-  ) {
-    const patched = this.#spread(patch)
-    for (const [name, t] of patched) expectFloat32(t, `the patch for "${name}"`)
-    const fed = this.#further(further, values["pixel_values"]?.shape[0])
-    const edits = this.#spread(edit)
-    for (const [name, fn] of edits) if (this.#isIdentity(name, fn, fed)) edits.delete(name)
-    const functions = this.#spread(hooks)
-    const cuts: Cut[] = []
-    const placeholders: Record<string, Value> = {}
-    const made = new Map(Object.entries(fed))
-    const at = (name: string) =>
-      made.get(name) ?? fail("E_HOOK", `"${name}" is no input and no hook made before the edit that asks for it`)
-
-    const requests: Requests = {
-      reads: (name) => reads.has(name),
-      writes: (name) => opened.has(name) || patched.has(name) || edits.has(name) || functions.has(name),
-      write: (name, computed) => {
-        const value = intervened(name, computed)
-        made.set(name, value)
-        return value
-      },
-    }
-    const intervened = (name: string, computed: Value): Value => {
-      const replacement = patched.get(name)
-      let value = replacement ? (placeholders[name] = input(name, patchShape(computed.shape, replacement))) : computed
-      const change = edits.get(name)
-      if (change) value = sameShape(name, value, change(value, name, at))
-      const call = functions.get(name)
-      if (!call) return value
-      const after = input(`${name}:after`, value.shape)
-      cuts.push({ hook: name, name: `${name}:after`, before: value, after, call })
-      return after
-    }
-    const built = build(this.config, this.weights, requests)
-    const batch = values["pixel_values"]?.shape[0]
-    const put = [...patched].map(([name, t]) => [name, repeated(t, this.hooks.get(name)!.shape, batch)] as const)
-    const inputs = { ...built.inputs, ...fed, ...placeholders }
-    return { feeds: { ...values, ...further, ...Object.fromEntries(put) } as Feeds, built, cuts, inputs }
-  }
-
-  #spread<T>(byPattern: Readonly<Record<string, T>>): Map<string, T> {
-    return new Map(
-      Object.entries(byPattern).flatMap(([pattern, t]) =>
-        matchHooks(this.hooks, pattern).map((name) => [name, t] as const),
-      ),
-    )
-  }
-
-  #further(given: Readonly<Record<string, Tensor>>, batch: number | undefined): Values {
-    const known = withInputs(this.config, this.hooks)
-    return Object.fromEntries(
-      Object.entries(given).map(([name, t]) => {
-        if (known.has(name) || name in inputShapes(this.config))
-          fail("E_INPUT", `the input "${name}" has a name of the model`)
-        const [rows, ...rest] = expectFloat32(t, `the input "${name}"`).shape
-        return [name, input(name, [rows === 1 && batch !== 1 ? 1 : "batch", ...rest])]
-      }),
-    )
-  }
-
-  /** An edit that gives back what it is given needs no opened op: asked with a value that only has the shape. */
-  #isIdentity(name: string, edit: Edit, fed: Values): boolean {
-    const probe = input(name, this.hooks.get(name)!.shape)
-    return (
-      edit(
-        probe,
-        name,
-        (other) => fed[other] ?? input(other, (this.hooks.get(other) ?? unknownHook(this.hooks, other)).shape),
-      ) === probe
-    )
-  }
 }
 
 /** A part of the graph to run. */
@@ -376,18 +275,8 @@ interface Question {
 // Graphs of plain questions that are kept: some 100 kB each of a ViT-B.
 const KEPT = 8
 
-const isPlain = ({ patch, edit, hooks, inputs }: Interventions): boolean =>
-  [patch, edit, hooks, inputs].every((changes) => changes === undefined || !Object.keys(changes).length)
-
 const nothingGiven = (): never => fail("E_INPUT", "nothing was given to run: pixel_values [b, c, H, W] are needed")
 
 const OUTPUT = "output:"
 const prefixed = (outputs: Values): Values =>
   Object.fromEntries(Object.entries(outputs).map(([name, v]) => [OUTPUT + name, v]))
-
-function sameShape(name: string, from: Value, to: unknown): Value {
-  if (!(to instanceof Value))
-    return fail("E_INPUT", `the edit at "${name}" must return a Value of the graph, got ${typeof to}`)
-  if (String(from.shape) === String(to.shape)) return to
-  return fail("E_INPUT", `the edit at "${name}" returned ${show(to.shape)}, expected ${show(from.shape)}`)
-}

@@ -2,7 +2,8 @@
 import { fail } from "../../errors.ts"
 import { nTokens } from "../../model/config.ts"
 import { expectFloat32, float32, show, size, type Tensor } from "../../tensor/tensor.ts"
-import type { HookedViT, Interventions } from "../hooked-vit.ts"
+import type { HookedViT } from "../hooked-vit.ts"
+import type { Interventions } from "../interventions.ts"
 
 export interface PatternOptions extends Interventions {
   /** Blocks, in rising order; negative numbers count from the end. By default all. */

@@ -11,7 +11,8 @@ import { add, concat, constant, matmul, mul, reshape, slice, sub, sum, transpose
 import type { Value } from "../../graph/value.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
-import type { Edit, HookedViT, RunOptions } from "../hooked-vit.ts"
+import type { HookedViT, RunOptions } from "../hooked-vit.ts"
+import type { Edit } from "../interventions.ts"
 import { checkEdge, receiverHook, type Receiver, type Sender } from "./path.ts"
 import type { Rows } from "./sources.ts"
 

@@ -4,7 +4,8 @@ import type { Value } from "../../graph/value.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
 import { asImages, imageRange } from "../attention/patterns.ts"
 import { imageMetric, type Metric } from "../gradients.ts"
-import type { GraphView, HookedViT, Interventions } from "../hooked-vit.ts"
+import type { GraphView, HookedViT } from "../hooked-vit.ts"
+import type { Interventions } from "../interventions.ts"
 
 export interface InputOptions extends Pick<Interventions, "patch" | "edit"> {
   /** Images run at once; 8. */

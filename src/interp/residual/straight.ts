@@ -10,7 +10,8 @@ import { detach, matmul, mul, sub, transpose } from "../../graph/ops.ts"
 import type { Value } from "../../graph/value.ts"
 import { nPrefix, type ModelConfig, type StackConfig, type VisionConfig } from "../../model/config.ts"
 import type { HookInfo } from "../../model/hooks.ts"
-import type { Edit, GraphView } from "../hooked-vit.ts"
+import type { GraphView } from "../hooked-vit.ts"
+import type { Edit } from "../interventions.ts"
 
 /** Which tower: the prefix of its hooks and weights. */
 export type Tower = "" | "text."
