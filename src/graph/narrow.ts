@@ -129,7 +129,7 @@ const WORTH = 0.5
  * The same outputs, from a graph that computes only what they read. What lies in `stop` is taken as it is, as is what is
  * put out.
  */
-export function narrow(outputs: Values, stop: ReadonlySet<Value> = new Set()): Values {
+export function narrow<T extends Values>(outputs: T, stop: ReadonlySet<Value> = new Set()): T {
   const order = toposort(Object.values(outputs), stop)
   const wanted = demand(order, new Set(Object.values(outputs)), stop)
   if (![...wanted.parts.values()].some((part) => part)) return outputs
@@ -149,14 +149,17 @@ export function narrow(outputs: Values, stop: ReadonlySet<Value> = new Set()): V
     return cut
   }
   for (const v of order) {
-    const reads = wanted.reads.get(v) ?? []
-    const inputs = stop.has(v) ? v.inputs : v.inputs.map((x, i) => take(x, reads[i]))
-    const [part, copy] = [wanted.parts.get(v), inputs.every((x, i) => x === v.inputs[i]) ? v : undefined]
-    const isPart = reads[0] && (rules[v.op] as Rule<Op>).is && !part
-    if (isPart) made.set(v, made.get(v.inputs[0]!) === v.inputs[0] ? v : inputs[0]!)
-    else made.set(v, part || !copy ? remade(v, inputs, part) : v)
+    const [reads, part] = [wanted.reads.get(v), wanted.parts.get(v)]
+    const untouched = !reads || (!part && v.inputs.every((x) => made.get(x) === x))
+    const isPart = !part && reads?.[0] && (rules[v.op] as Rule<Op>).is
+    if (untouched) made.set(v, v)
+    else if (isPart) made.set(v, take(v.inputs[0]!, reads[0]))
+    else {
+      const inputs = v.inputs.map((x, i) => take(x, reads[i]))
+      made.set(v, remade(v, inputs, part))
+    }
   }
-  return Object.fromEntries(Object.entries(outputs).map(([name, v]) => [name, made.get(v)!]))
+  return Object.fromEntries(Object.entries(outputs).map(([name, v]) => [name, made.get(v)!])) as Values as T
 }
 
 /** What is read of each value, users before what they are made of; without a part, all of it. */

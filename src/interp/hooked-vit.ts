@@ -3,6 +3,7 @@ import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
 import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
+import { narrow } from "../graph/narrow.ts"
 import type { Value } from "../graph/value.ts"
 import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
@@ -166,9 +167,9 @@ export class HookedViT {
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
     const values = inputValues(this.config, given)
     const { feeds, built, inputs } = prepare(this, values, interventions, new Set(this.hooks.keys()), new Set(names))
-    const loss = metricValue(metric, this.#view(built, inputs))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
+    const { loss } = narrow({ loss: metricValue(metric, this.#view(built, inputs)) }, new Set(points))
     const slopes = grad(loss, [...points, ...weights.values()])
     const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
     const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>

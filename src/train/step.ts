@@ -49,7 +49,7 @@ export function trainingStep(at: Layout, objective: (flat: Value) => Objective, 
   const state = stateNames.map((name) => inOf(name))
   const { inputs, ...whole } = objective(concat(Object.values(w), 0))
   // Before it is differentiated: what the loss does not read needs no gradient either.
-  const { loss, ...metrics } = narrow({ ...whole.metrics, loss: whole.loss }) as Values & { readonly loss: Value }
+  const { loss, ...metrics } = narrow({ ...whole.metrics, loss: whole.loss })
   const gradients = grad(loss, Object.values(w)).map((g) => (accumulation > 1 ? mul(g, scalar(1 / accumulation)) : g))
   const totals = gradients.map((g, i) => (accumulation > 1 ? add(gathered[`g.${i}`]!, g) : g))
   const squares = totals.map((g) => mul(g, g))
