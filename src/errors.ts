@@ -120,6 +120,19 @@ export interface ErrorPlace {
   readonly cause?: unknown
 }
 
+/** What no error says, in the forms that servers and paths may give it back in. */
+const secrets = new Set<string>()
+/** Shorter ones are words that may stand anywhere. */
+const SHORTEST = 8
+
+/** From now on no error says this token, whoever has put it into a name, a header or an answer. */
+export function keepSecret(token: string): void {
+  if (token.length < SHORTEST) return
+  for (const form of [token, encodeURIComponent(token), btoa(token).replace(/=+$/, "")]) secrets.add(form)
+}
+
+const withoutSecrets = (text: string): string => [...secrets].reduce((t, secret) => t.replaceAll(secret, "***"), text)
+
 /** Every failure a caller can meet: one line of `message` that says what, where, expected, got and what to do. */
 export class PrismaError extends Error {
   override readonly name = "PrismaError"
@@ -131,13 +144,13 @@ export class PrismaError extends Error {
   readonly url?: string
 
   constructor(code: ErrorCode, message: string, place: ErrorPlace = {}) {
-    super(message, place.cause === undefined ? undefined : { cause: place.cause })
+    super(withoutSecrets(message), place.cause === undefined ? undefined : { cause: place.cause })
     this.code = code
     this.retryable = place.retryable ?? false
-    if (place.file !== undefined) this.file = place.file
+    if (place.file !== undefined) this.file = withoutSecrets(place.file)
     if (place.tensor !== undefined) this.tensor = place.tensor
     if (place.repo !== undefined) this.repo = place.repo
-    if (place.url !== undefined) this.url = place.url
+    if (place.url !== undefined) this.url = withoutSecrets(place.url)
   }
 
   /** What the process ends with when this error reaches the command line. */

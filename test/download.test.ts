@@ -462,15 +462,22 @@ describe("what comes is not what was asked for", () => {
       /\/tree\//.test(path) && (send({ headers: { link: `<${path}>; rel="next"` } }), true)
     expect((await thrown(get(fresh()))).message).toContain("goes in a circle")
   })
-  it("with several pages it is one list", async () => {
+  it.each<[string, (first: string, next: string) => string]>([
+    ["as the Hub says it", (_, next) => `${next}; rel="next"`],
+    ["with a title", (_, next) => `${next}; title="a, <b>"; rel="next"`],
+    ["beside another", (first, next) => `${first}; rel="first", ${next};rel=next`],
+    ["of two kinds", (first, next) => `${first}; rel="prev nexter", ${next}; rel="last next"; type=x`],
+  ])("with several pages (%s) it is one list", async (_, links) => {
     serve()
     hub.fault = ({ path }, _, send) => {
       if (!/\/tree\//.test(path) || path.includes("cursor")) return false
-      send({ headers: { link: `<https://elsewhere.test${path}&cursor=2>; rel="next"` }, body: Buffer.from("[]") })
+      const [first, next] = ["0", "2"].map((cursor) => `<https://elsewhere.test${path}&cursor=${cursor}>`)
+      const link = links(first!, next!)
+      send({ headers: { link }, body: Buffer.from("[]") })
       return true
     }
     await get(fresh())
-    expect(hub.count(/cursor=2/)).toBe(1)
+    expect([hub.count(/cursor=2/), hub.count(/cursor=0/)]).toEqual([1, 0])
   })
 })
 

@@ -206,6 +206,13 @@ describe("a lock", () => {
   })
 })
 
+function relist(repo: string, change: (text: string) => string): void {
+  const path = join(repo, "trees", `${COMMIT}.json`)
+  const before = readFileSync(path, "utf8")
+  writeFileSync(path, change(before))
+  expect(readFileSync(path, "utf8")).not.toBe(before)
+}
+
 /** Each damages a whole cache in its own way. */
 const DAMAGES: readonly (readonly [string, (at: { cache: string; repo: string; snapshot: string; blob: (name: string) => string }) => void])[] = [
   ["a flipped bit in weights", ({ blob }) => { const b = readFileSync(blob("model.safetensors")); b[999]! ^= 4; writeFileSync(blob("model.safetensors"), b) }],
@@ -223,6 +230,8 @@ const DAMAGES: readonly (readonly [string, (at: { cache: string; repo: string; s
   ["a ref of no commit", ({ repo }) => writeFileSync(join(repo, "refs", "main"), "garbage")],
   ["a ref of a commit that is not there", ({ repo }) => writeFileSync(join(repo, "refs", "v2"), "c".repeat(40))],
   ["a list of files that is cut", ({ repo }) => truncateSync(join(repo, "trees", `${COMMIT}.json`), 30)],
+  ["a list with another size", ({ repo }) => relist(repo, (text) => text.replace(/"lfs_size": \d+/, '"lfs_size": 5'))],
+  ["a list with another hash", ({ repo }) => relist(repo, (text) => text.replace(/"lfs_sha256": "\w{64}/, `"lfs_sha256": "${"7".repeat(64)}`))],
   ["a partial download of a dead process", ({ repo }) => writeFileSync(join(repo, "blobs", `.${"d".repeat(64)}.tmp-999999999-x`), "part")],
   ["huggingface_hub's, a week old", ({ repo }) => { const p = join(repo, "blobs", `${"d".repeat(64)}.0123abcd.incomplete`); writeFileSync(p, "x"); utimesSync(p, 1, 1) }],
   ["a lock of a dead process", ({ cache }) => { const p = join(cache, ".locks", "models--owner--model", `${"d".repeat(64)}.pid`); writeFileSync(p, `999999999 ${createHash("sha256").update(hostname()).digest("hex").slice(0, 6)} 1 ${"0".repeat(16)}\n`) }],

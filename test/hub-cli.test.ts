@@ -160,8 +160,9 @@ describe("vit-prisma cache and doctor", () => {
     serve()
     const home = fresh()
     await run(home, ["info", ID])
-    hub.fault = ({ path }, _, send) =>
-      path.includes("limit=1") && (send({ status: 200, body: Buffer.from("[]") }), true)
+    const login = Buffer.from("<html>Log in to this network</html>")
+    let whoami: Parameters<Parameters<Fault>[2]>[0] = { status: 200, body: Buffer.from('{"name":"owner"}') }
+    hub.fault = ({ path }, _, send) => path === "/api/whoami-v2" && (send(whoami), true)
     const fine = await run(home, ["doctor", "--json"])
     const { findings } = JSON.parse(fine.stdout) as { findings: { about: string; state: string; found: string }[] }
     const of = (about: string) => findings.find((f) => f.about === about)!
@@ -169,7 +170,7 @@ describe("vit-prisma cache and doctor", () => {
     expect(of("vit-prisma").found).toContain(`Node ${process.versions.node}`)
     expect(of("device cpu")).toMatchObject({ state: "ok", found: "works" })
     expect(of("token").found).toBe("from HF_TOKEN")
-    expect(of("Hub").found).toMatch(/answers in \d+ ms/)
+    expect(of("Hub").found).toMatch(/answers in \d+ ms, to owner$/)
     expect(of("disk").found).toMatch(/free in/)
     expect(of("cache").found).toMatch(/^1 repo in .*, 0 damages$/)
 
@@ -179,6 +180,26 @@ describe("vit-prisma cache and doctor", () => {
     expect([ill.code, said(ill).at(-1)]).toEqual([3, expect.stringMatching(/was left by a process.*doctor --heal.*\[E_CACHE_CORRUPT\]/)]) // prettier-ignore
     const healed = await run(home, ["doctor", "--heal"])
     expect([healed.code, existsSync(partial)]).toEqual([0, false])
+    const none = { "x-error-code": undefined }
+    for (const [answer, state, env] of [
+      [
+        { status: 401, headers: none, body: Buffer.from('{"error":"Invalid username or password."}') },
+        [0, "ok"],
+        { HF_TOKEN: "" },
+      ],
+      [
+        { status: 401, headers: none, body: Buffer.from('{"error":"Invalid credentials in Authorization header"}') },
+        [4, "E_HUB_AUTH"],
+        {},
+      ],
+      [{ status: 200, headers: { "content-type": "text/html" }, body: login }, [4, "E_HUB_PROTOCOL"], {}],
+    ] as const) {
+      whoami = answer
+      const { code, stdout } = await run(home, ["doctor", "--json"], { env })
+      const { findings: all } = JSON.parse(stdout) as { findings: { about: string; state: string; code?: string }[] }
+      const at = all.find((f) => f.about === "Hub")!
+      expect([code, at.code ?? at.state]).toEqual(state)
+    }
     const away = await run(home, ["doctor", "--json"], { env: { HF_ENDPOINT: "http://127.0.0.1:9" } })
     expect([away.code, JSON.parse(said(away).at(-1)!)]).toEqual([4, expect.objectContaining({ code: "E_NETWORK" })])
     expect((await run(home, ["doctor", "--offline"], { env: { HF_ENDPOINT: "http://127.0.0.1:9" } })).code).toBe(0)

@@ -215,6 +215,13 @@ describe("what an interrupted download has", () => {
     expect(ranges()).toEqual(expected)
   })
 
+  it("is gone on with where the store gives a part of the rest, in its own words", async () => {
+    const headers = { "content-range": "Bytes 300000-339999/*" }
+    hub.fault({ on: STORE, do: { status: 206, headers, body: noise(size).subarray(300_000, 340_000) } })
+    await begun(noise(size).subarray(0, 300_000))
+    expect(ranges()).toEqual(["bytes=300000-", "bytes=340000-"])
+  })
+
   it("stays where the caller ends it, as E_INTERRUPTED", async () => {
     serve(noise(size))
     const cache = fresh()

@@ -1,7 +1,7 @@
 /** @file What goes wrong while a folder goes up: each time it is tried again or refused in words, and committed once. */
 import { spawn } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { appendFileSync, rmSync, writeFileSync } from "node:fs"
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import type { Clock } from "../src/hub/clock.ts"
@@ -9,7 +9,7 @@ import { hubHttp } from "../src/hub/http.ts"
 import { pushFolder, type PushOptions } from "../src/index.ts"
 import { root as top } from "./helpers/cli.ts"
 import { fakeClock } from "./helpers/fake-clock.ts"
-import { startHub, type Effect, type TestHub } from "./helpers/hub/index.ts"
+import { sha256, startHub, type Effect, type TestHub } from "./helpers/hub/index.ts"
 import { thrown } from "./helpers/thrown.ts"
 import * as v from "./helpers/variants.ts"
 
@@ -229,8 +229,15 @@ describe("uploads", () => {
       expect(hub.requests.filter(({ path }) => /objects\/batch/.test(path))).toHaveLength(2)
       hub.store.removeRepo(ID)
     }
+    const body =
+      "<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>"
+    hub.fault({ on: CALLS.part, do: { status: 400, body } })
+    await push(folder())
+    expect(commits()).toBe(1)
+    hub.store.removeRepo(ID)
     hub.fault({ on: CALLS.whole, times: 99, do: { expire: true } })
-    expect((await thrown(push(folder()))).code).toBe("E_HUB_AUTH")
+    const error = await thrown(push(folder()))
+    expect([error.code, error.message]).toEqual(["E_HUB_AUTH", expect.stringMatching(/^[^ ]*: the store .* too old/)])
   })
 
   it("send the same bytes once, whatever they are called, and none that the store has", async () => {
@@ -265,6 +272,24 @@ describe("uploads", () => {
     expect(puts()).toBe(0)
   })
 
+  it("go to no address that a redirect might not lead to, nor is what a store says of the token passed on", async () => {
+    const answers: readonly (readonly [object, RegExp])[] = [
+      [{ actions: { upload: { href: "http://169.254.169.254/x" } } }, /169\.254\.169\.254/],
+      [{ actions: { upload: { href: "file:///etc/passwd" } } }, /not https/],
+      [{ actions: { upload: {} } }, /no address/],
+      [{ error: { code: 507, message: `no room for ${TOKEN}` } }, /no room for \*\*\*/],
+    ]
+    for (const [what, rule] of answers) {
+      const path = folder()
+      const oid = sha256(readFileSync(join(path, "large.safetensors")))
+      hub.fault({ on: CALLS.batch, do: { status: 200, body: JSON.stringify({ objects: [{ oid, ...what }] }) } })
+      const error = await thrown(push(path))
+      expect([error.code, error.message]).toEqual(["E_HUB_PROTOCOL", expect.stringMatching(rule)])
+      expect(hub.requests.some(({ host }) => host === "cdn")).toBe(false)
+      hub.reset()
+    }
+  })
+
   it("of answers that are no Hub's end as E_HUB_PROTOCOL", async () => {
     const answers: readonly (readonly [keyof typeof CALLS, Effect])[] = [
       ["account", { html: true }],
@@ -274,6 +299,7 @@ describe("uploads", () => {
       ["refs", { bigJson: 100 }],
       ["preupload", { bigJson: 100 }],
       ["batch", { bigJson: 100 }],
+      ["commit", { status: 200, body: '{"success":true,"commitOid":"../x"}' }],
     ]
     for (const [call, effect] of answers) {
       hub.fault({ on: CALLS[call], times: 99, do: effect })

@@ -6,12 +6,13 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { Queue } from "bullmq"
 import { Redis } from "ioredis"
-import { afterAll, describe, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
+import { openBullmq } from "../src/jobs/bullmq.ts"
 import { type Job, jobFrom } from "../src/jobs/job.ts"
 import { optional } from "../src/jobs/optional.ts"
 import { idOf } from "../src/jobs/queue-runner.ts"
-import { serverAt } from "../src/jobs/server.ts"
+import { reach, serverAt } from "../src/jobs/server.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 import { SERVERS, type TestServer } from "./helpers/servers.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -68,6 +69,9 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
   const bad = [...KILLERS, ...Object.keys(BAD)]
   const [count, kills] = [60, 12]
   let server: TestServer
+  beforeAll(async () => {
+    if (here) open.push((server = await begin()))
+  })
   const out = `out-${name}`
 
   it.skipIf(!here)(
@@ -75,7 +79,6 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
     { timeout: 120_000 },
     async ({ onTestFailed }) => {
       onTestFailed(() => console.error(`what was drawn came from CHAOS_SEED=${seed}`))
-      open.push((server = await begin()))
       const list = `models-${name}`
       const names = makeModels(at(list), count, bad)
       writeFileSync(env.PUBLISHED, "")
@@ -139,6 +142,24 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       expect(published()).toEqual(["killer-slow"])
       second.child.kill("SIGTERM")
       await second.ended
+    },
+  )
+
+  it.skipIf(!here)(
+    "a job that has lost its worker is the next, whatever waits (G32)",
+    { timeout: 60_000 },
+    async () => {
+      const at = await serverAt(server.url)
+      await reach(at)
+      const bull = await openBullmq(at, "order", () => {})
+      for (const jobId of ["a", "b", "c"]) await bull.queue.add(jobId, { job: jobId }, { jobId })
+      await bull.first("c")
+      await bull.first("of none")
+      const done: unknown[] = []
+      bull.worker(async ({ data }) => done.push(data.job), {})
+      await until(() => done.length === 3)
+      await bull.close()
+      expect(done).toEqual(["c", "a", "b"])
     },
   )
 

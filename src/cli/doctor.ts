@@ -1,6 +1,7 @@
 /** @file vit-prisma doctor: what of the surroundings works: Node, onnxruntime and its providers, the Hub, its cache, the disk. */
 import { PrismaError } from "../errors.ts"
 import { add, input } from "../graph/ops.ts"
+import { visitor } from "../hub/api.ts"
 import { cachedRepos, findDamage, type Damage } from "../hub/damage.ts"
 import { heal } from "../hub/heal.ts"
 import { hubHttp } from "../hub/http.ts"
@@ -110,8 +111,13 @@ async function endpoint(settings: HubSettings): Promise<Finding> {
   const http = hubHttp(settings)
   try {
     const began = performance.now()
-    await http.request(`${http.endpoint}/api/models?limit=1`, { tries: 1, stall: SHORT, maxBytes: 2 ** 20 })
-    return { about, state: "ok", found: `${http.endpoint} answers in ${Math.round(performance.now() - began)} ms` }
+    const who = await visitor(http, SHORT)
+    const ms = Math.round(performance.now() - began)
+    return {
+      about,
+      state: "ok",
+      found: `${http.endpoint} answers in ${ms} ms${who === undefined ? "" : `, to ${who}`}`,
+    }
   } catch (error) {
     return failed(about, error, "error")
   }

@@ -44,6 +44,13 @@ export async function account(http: HubHttp, signal?: AbortSignal): Promise<Acco
   return { name, role: typeof role === "string" ? role : "" }
 }
 
+/** Whom the Hub takes the asker for; undefined for nobody, who has no token. Errors: E_HUB_AUTH, those of the Hub. */
+export async function visitor(http: HubHttp, stall: number): Promise<string | undefined> {
+  const init = { tries: 1, stall, ...(!http.authorized && { accept: [401] }) }
+  const { name } = record(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), init))
+  return typeof name === "string" ? name : undefined
+}
+
 /** A model repo's name now; undefined where there is none that this account may see. */
 export async function repoName(http: HubHttp, repo: string, signal?: AbortSignal): Promise<string | undefined> {
   const url = apiUrl(http, repo)

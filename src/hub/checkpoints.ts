@@ -19,6 +19,11 @@ const TAG = /^step-?0*(\d{1,15})$/
 /** The tag of a checkpoint on the Hub. */
 export const tagOf = (step: number): string => `step-${step}`
 
+export function stepOfTag(tag: string): number | undefined {
+  const step = TAG.exec(tag)?.[1]
+  return step === undefined ? undefined : Number(step)
+}
+
 /** The step, and its folder, that a path of a run belongs to. */
 export function stepOf(path: string): { readonly step: number; readonly folder: string } | undefined {
   const [, folder, step] = FOLDER.exec(path) ?? []
@@ -66,8 +71,8 @@ function places(tags: Iterable<string>, paths: Iterable<string>, prefix: string)
     if (at) found.set(at.step, { subfolder: `${prefix}${at.folder}` })
   }
   for (const tag of prefix ? [] : tags) {
-    const step = TAG.exec(tag)?.[1]
-    if (step !== undefined) found.set(Number(step), { revision: tag })
+    const step = stepOfTag(tag)
+    if (step !== undefined) found.set(step, { revision: tag })
   }
   return found
 }

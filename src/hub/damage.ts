@@ -71,6 +71,10 @@ export async function findDamage(place: RepoPlace, { content = true } = {}): Pro
     else if (await isFile(place.tree(commit))) add(place.tree(commit), "cannot be read", { by: "removal" })
   }
   const bad = await badBlobs(place, content, trees)
+  for (const [commit, tree] of trees) {
+    const wrong = [...tree.values()].find(({ etag, size }) => (bad.proven.get(etag) ?? size) !== size)
+    if (wrong) add(place.tree(commit), `lists another size of ${wrong.path} than it has`, { by: "removal" })
+  }
   const repairOf = new Map<string, Repair>()
   for (const pointer of pointers) {
     const what = await wrongPointer(place, pointer, trees.get(pointer.commit), bad.damaged)
@@ -107,6 +111,7 @@ async function badBlobs(place: RepoPlace, content: boolean, trees: ReadonlyMap<s
   const sizes = new Map<string, number>()
   for (const tree of trees.values()) for (const { etag, size } of tree.values()) sizes.set(etag, size)
   const damaged = new Map<string, string>()
+  const proven = new Map<string, number>()
   let [checked, bytes] = [0, 0]
   const names: string[] = await readdir(join(place.folder, "blobs")).catch(() => [])
   for (const name of names.sort()) {
@@ -116,15 +121,17 @@ async function badBlobs(place: RepoPlace, content: boolean, trees: ReadonlyMap<s
     const size = sizes.get(name)
     if (!found) damaged.set(path, "is a link to nothing")
     else if (!found.isFile()) damaged.set(path, "is not a file")
-    else if (size !== undefined && found.size !== size)
-      damaged.set(path, `has ${found.size} bytes, the Hub listed ${size}`)
-    else if (content) {
+    else if (size !== undefined && found.size !== size) {
+      // A blob that is what it is called proves the list wrong.
+      if (await holds(path, name)) proven.set(name, found.size)
+      else damaged.set(path, `has ${found.size} bytes, the Hub listed ${size}`)
+    } else if (content) {
       checked++
       bytes += found.size
       if (!(await holds(path, name))) damaged.set(path, "holds other bytes than its name says")
     }
   }
-  return { damaged, checked, bytes }
+  return { damaged, proven, checked, bytes }
 }
 
 /** What is wrong with a file of a snapshot; `blob` where it is right and the blob it leads to is not. */

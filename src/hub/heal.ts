@@ -44,10 +44,18 @@ export async function heal(place: RepoPlace, http: HubHttp, damages: readonly Da
 
 async function listing(place: RepoPlace, http: HubHttp, commit: string): Promise<ReadonlyMap<string, RepoFile>> {
   const known = await readTree(place, commit)
-  if (known) return known
-  const files = await filesAt(http, place.repo, commit)
-  await writeTree(place, commit, files)
-  return new Map(files.map((file) => [file.path, file]))
+  // What is kept of it may be damaged too; where the Hub does not answer, it is believed.
+  const files = await filesAt(http, place.repo, commit).catch((error: unknown) => {
+    if (known === undefined) throw error
+    return [...known.values()]
+  })
+  const listed = new Map(files.map((file) => [file.path, file]))
+  const isSame = ([path, { etag, size }]: [string, RepoFile]) => {
+    const is = known?.get(path)
+    return is?.etag === etag && is.size === size
+  }
+  if (known?.size !== listed.size || ![...listed].every(isSame)) await writeTree(place, commit, files)
+  return listed
 }
 
 /** A file of a commit in its place again. One that the commit does not have is taken away. */

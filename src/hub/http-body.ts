@@ -8,7 +8,7 @@ import { plainUrl } from "./redirects.ts"
 const SLOWEST = 1000
 const TOO_SLOW = `less than ${SLOWEST} bytes a second came`
 /** Stall times after which a slow one is dead at the latest, wherever its windows end: three tries take less than two minutes. */
-const LATEST = 1.25
+const LATEST = 1.15
 
 export interface Watch {
   readonly asked: Asked

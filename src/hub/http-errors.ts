@@ -3,7 +3,7 @@
 import { type ErrorCode, type ErrorPlace, fail, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { plainUrl } from "./redirects.ts"
-import { wished } from "./retry.ts"
+import { isRetried, wished } from "./retry.ts"
 
 /** What was asked, for messages. */
 export interface Asked {
@@ -11,6 +11,8 @@ export interface Asked {
   readonly repo?: string
   /** The token was sent along. */
   readonly authorized: boolean
+  /** Another server than the Hub: a store that it sends on to. */
+  readonly foreign?: boolean
   /** The token, which no message may carry, whatever the server answers. */
   readonly token?: string
 }
@@ -32,7 +34,7 @@ export async function statusError(response: Response, asked: Asked): Promise<nev
   return fail(
     code,
     `${url}: ${what} (HTTP ${status})${asks}${inWords}`,
-    placeOf(asked, status >= 500 || status === 429),
+    placeOf(asked, status >= 500 || isRetried(status)),
   )
 }
 
@@ -50,22 +52,28 @@ const MISSING: Readonly<Record<string, string>> = {
   EntryNotFound: "the repo has no such file at this revision",
 }
 
-/** A store that the Hub sends on to is asked without a token, with an address that is good for a while. */
-const refused = `access is refused without a token; where a store says so, its address is too old, or a network between refuses it: try again, or ${LOG_IN}`
+/** It is asked without a token, with an address that is good for a while. */
+const refused =
+  "the store that the Hub sends on to refuses access: its address may be too old, or a network between refuses it; try again"
 
-function meaning(status: number, error: string, said: string, { url, repo, authorized }: Asked): Meaning {
+function meaning(status: number, error: string, said: string, { url, repo, authorized, foreign }: Asked): Meaning {
   if (error === "GatedRepo" && (status === 401 || status === 403)) {
     const page = `${new URL(url).origin}/${repo ?? ""}`
     const how = authorized ? "with the account of this token" : `and ${LOG_IN}`
     return ["E_HUB_GATED", `the repo is gated; ask for access at ${page} ${how}`]
   }
+  if (foreign && (status === 401 || status === 403)) return ["E_HUB_AUTH", refused]
   if (status === 401) {
     // The Hub answers 401 where an anonymous asks for what is not there, so as not to tell what is private.
     const anonymous = !authorized && repo !== undefined && !/invalid credentials/i.test(said)
     if (anonymous || error === "RepoNotFound") return ["E_HUB_NOT_FOUND", `${MISSING["RepoNotFound"]}: ${LOG_IN}`]
     return ["E_HUB_AUTH", authorized ? `the token was refused; ${LOG_IN}` : `it wants a token; ${LOG_IN}`]
   }
-  if (status === 403) return ["E_HUB_AUTH", authorized ? "the token has no right to this; give one that has" : refused]
+  if (status === 403)
+    return [
+      "E_HUB_AUTH",
+      authorized ? "the token has no right to this; give one that has" : `access is refused without a token; ${LOG_IN}`,
+    ]
   if (status === 404)
     return ["E_HUB_NOT_FOUND", MISSING[error] ?? "there is nothing at this address; check the repo's name and revision"]
   return BY_STATUS.get(status) ?? otherwise(status)
@@ -86,13 +94,19 @@ const otherwise = (status: number): Meaning =>
 async function words(response: Response, { token }: Asked): Promise<string> {
   const header = response.headers.get("x-error-message")
   const text = header ?? (await bodyStart(response))
-  const inJson = header === null ? jsonError(text) : undefined
-  const isPage = inJson === undefined && /^\s*</.test(text)
+  const inside = header === null ? (jsonError(text) ?? storeError(text)) : undefined
+  const isPage = inside === undefined && /^\s*</.test(text)
   return isPage
     ? ""
-    : cleaned(inJson ?? text, token)
+    : cleaned(inside ?? text, token)
         .replace(/\s+/g, " ")
         .trim()
+}
+
+/** What a store says in XML (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). */
+const storeError = (text: string): string | undefined => {
+  const said = ["Code", "Message"].map((name) => new RegExp(`<${name}>([^<]{1,500})</${name}>`).exec(text)?.[1])
+  return said.filter((part) => part !== undefined).join(": ") || undefined
 }
 
 /** Foreign text without our token and without the queries of URLs. */
@@ -156,7 +170,9 @@ export function networkError(error: unknown, asked: Asked): PrismaError {
     return made("E_NETWORK", what, false)
   }
   if (SLOW.test(system)) return made("E_HUB_TIMEOUT", `${host} does not answer in time; try again later`)
-  if (/^HPE_|^UND_ERR_HEADERS_OVERFLOW/.test(system)) return made("E_HUB_PROTOCOL", `what ${host} answers is no HTTP`)
+  // A RangeError is that of a status that HTTP has not.
+  if (/^HPE_|^UND_ERR_HEADERS_OVERFLOW/.test(system) || cause instanceof RangeError)
+    return made("E_HUB_PROTOCOL", `what ${host} answers is no HTTP`)
   if (system === "ECONNREFUSED") return made("E_NETWORK", `${host} refuses the connection; check HF_ENDPOINT`)
   return made("E_NETWORK", `the connection to ${host} broke: ${quote(said)}; try again`)
 }

@@ -1,6 +1,6 @@
 /** @file The one module that speaks HTTP to a Hub: tries again what may be tried again, follows redirects by its own rules,
  * sends the token to its own host only, notices what stands still, and throws typed errors. */
-import { fail, PrismaError } from "../errors.ts"
+import { fail, keepSecret, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { version } from "../version.ts"
 import { clock as realClock, type Clock } from "./clock.ts"
@@ -71,6 +71,7 @@ export const segments = (path: string): string[] => path.split("/")
 export function hubHttp(options: HubHttpOptions): HubHttp {
   const { endpoint, token, offline = false, clock = realClock, send, onWait } = options
   const { origin } = new URL(endpoint)
+  if (token !== undefined) keepSecret(token)
 
   /** The headers for `url`: the token to the endpoint alone, and nowhere what holds it. */
   const headersFor = (url: URL, given: RequestInit["headers"], first: boolean): Headers => {
@@ -95,6 +96,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
     ...(repo !== undefined && { repo }),
     ...(token !== undefined && { token }),
     authorized: token !== undefined && new URL(url).origin === origin,
+    foreign: new URL(url).origin !== origin,
   })
 
   /** One request and its answer's head. */
@@ -203,7 +205,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       return JSON.parse(text) as unknown
     } catch {
       const asked = askedOf(url, init.repo)
-      const got = `${response.headers.get("content-type") ?? "nothing"}, ${quote(cleaned(text.slice(0, 65_536), token).slice(0, 40))}`
+      const got = `${cleaned(response.headers.get("content-type") ?? "nothing", token)}, ${quote(cleaned(text.slice(0, 65_536), token).slice(0, 40))}`
       return fail("E_HUB_PROTOCOL", `${plainUrl(url)}: expected JSON, got ${got}; check the network and HF_ENDPOINT`, {
         url: plainUrl(asked.url),
         ...(asked.repo && { repo: asked.repo }),

@@ -69,7 +69,8 @@ function fileOf(entry: Readonly<Record<string, unknown>>, url: string, repo: str
 
 /** `Link: <url>; rel="next"`, which stays inside the Hub. */
 function nextPage(link: string | null, base: string, endpoint: string): string | undefined {
-  const [, target] = /<([^>]*)>\s*;\s*rel="?next"?/.exec(link ?? "") ?? []
+  const links = (link ?? "").matchAll(/<([^>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:"[^"]*"|[^\s",;]*))*)/g)
+  const [, target] = [...links].find(([, , about]) => /;\s*rel\s*=\s*(next\b|"([^"]* )?next[" ])/i.test(about!)) ?? []
   if (target === undefined || !URL.canParse(target, base)) return undefined
   const next = new URL(target, base)
   // A Hub behind another address names its own.

@@ -44,7 +44,8 @@ export async function commitFiles(http: HubHttp, commit: Commit): Promise<string
     if (!(answer instanceof PrismaError) && answer.ok) {
       const { commitOid } = record(await answer.json().catch(() => undefined))
       if (typeof commitOid === "string" && isCommit(commitOid)) return commitOid
-      return (await landed(http, commit))?.head ?? protocol(url, repo, "answers a commit without its id")
+      const found = await landed(http, commit)
+      return found?.isThere ? found.head : protocol(url, repo, "answers a commit without its id, and has not made it")
     }
     // It may have been made although its answer says otherwise, or did not come.
     const found = await landed(http, commit)

@@ -7,7 +7,7 @@ import { posted, protocol, record } from "./api.ts"
 import { hubUrl, segments, type HubHttp } from "./http.ts"
 import { counted } from "./lazy-blob.ts"
 import type { Content } from "./push-folder.ts"
-import { plainUrl } from "./redirects.ts"
+import { plainUrl, redirectTarget } from "./redirects.ts"
 
 /** A file by its sha256. */
 export interface Large extends Content {
@@ -98,38 +98,37 @@ async function batch(
       return protocol(url, repo, `refuses ${quote(file.path)}: ${quote(String(message))}`)
     const { upload, verify } = record(found["actions"])
     if (upload === undefined) continue
-    const whole = target(http, repo, url, upload)
+    const whole = target(repo, url, upload)
     uploads.set(file.oid, {
       whole,
-      ...partsOf(http, repo, url, whole, file),
-      ...(verify !== undefined && { verify: target(http, repo, url, verify) }),
+      ...partsOf(repo, url, whole, file),
+      ...(verify !== undefined && { verify: target(repo, url, verify) }),
     })
   }
   return uploads
 }
 
-function target(http: HubHttp, repo: string, url: string, action: unknown): Target {
+function target(repo: string, url: string, action: unknown): Target {
   const { href, header } = record(action)
   const headers = Object.entries(record(header)).filter(
     (entry): entry is [string, string] => typeof entry[1] === "string",
   )
-  return { href: address(http, repo, url, href), headers: Object.fromEntries(headers) }
+  return { href: address(repo, url, href), headers: Object.fromEntries(headers) }
 }
 
-/** An address that bytes may be sent to: as well guarded as the Hub's own. */
-function address(http: HubHttp, repo: string, url: string, href: unknown): string {
-  const allowed = new URL(http.endpoint).protocol === "http:" ? /^https?:\/\// : /^https:\/\//
-  if (typeof href === "string" && allowed.test(href) && URL.canParse(href)) return href
-  return protocol(url, repo, `gives no address to send to, got ${quote(plainUrl(String(href)))}`)
+/** An address that bytes may be sent to: one that a redirect might lead to. */
+function address(repo: string, url: string, href: unknown): string {
+  const to = typeof href === "string" ? href : protocol(url, repo, "gives no address to send to")
+  return redirectTarget(new URL(url), to, new Set(), repo).href
 }
 
 /** The Hub writes addresses of parts among the headers, by their numbers. */
-function partsOf(http: HubHttp, repo: string, url: string, { headers }: Target, file: Large): Pick<Upload, "parts"> {
+function partsOf(repo: string, url: string, { headers }: Target, file: Large): Pick<Upload, "parts"> {
   const { chunk_size: chunk } = headers
   if (chunk === undefined) return {}
   const size = Number(chunk)
   const numbered = Object.entries(headers).filter(([name]) => /^\d+$/.test(name))
-  const urls = numbered.sort(([a], [b]) => Number(a) - Number(b)).map(([, href]) => address(http, repo, url, href))
+  const urls = numbered.sort(([a], [b]) => Number(a) - Number(b)).map(([, href]) => address(repo, url, href))
   const isRight = Number.isSafeInteger(size) && size > 0 && urls.length === Math.ceil(file.size / size)
   if (!isRight)
     return protocol(
@@ -159,7 +158,9 @@ async function send(
     const again = (await batch(http, repo, [file], sending)).get(file.oid)
     // Nowhere to send it to: the answer that said so was lost.
     if (!again) return
-    if (error.code !== "E_HUB_AUTH" || fresh === FRESH) throw error
+    // S3 says that an address is too old by 403, or by 400 and in words.
+    const isTooOld = error.code === "E_HUB_AUTH" || /expired/i.test(error.message)
+    if (!isTooOld || fresh === FRESH) throw error
     await send(http, repo, file, again, sending, fresh + 1)
   }
 }

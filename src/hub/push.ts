@@ -4,7 +4,7 @@ import { fail } from "../errors.ts"
 import { repoId } from "../files/paths.ts"
 import { account, apiUrl, createBranch, createRepo, posted, protocol, record, refsOf, repoName, setTag } from "./api.ts"
 import { checkRevision, isCommit } from "./cache.ts"
-import { tagOf } from "./checkpoints.ts"
+import { stepOfTag, tagOf } from "./checkpoints.ts"
 import type { DownloadProgress } from "./download.ts"
 import { blobHash } from "./hash.ts"
 import { interrupted } from "./http-errors.ts"
@@ -27,7 +27,8 @@ export interface PushOptions extends Pick<HubOptions, "endpoint" | "token" | "of
   readonly path?: string | undefined
   /**
    * What becomes of a run's checkpoints: each a commit of the branch "checkpoints" with a tag "step-1200", or folders
-   * "checkpoints/step-00001200" in the one commit. By default revisions, and folders where there are more than 18.
+   * "checkpoints/step-00001200" in the one commit. By default revisions, and folders where there are more than 18 and the
+   * repo has none of them as revisions yet.
    */
   readonly checkpoints?: "revisions" | "folders" | "none" | undefined
   /** Send nothing, tell what would be sent. */
@@ -96,10 +97,13 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
     if (signal?.aborted)
       throw interrupted(signal, { url: `${http.endpoint}/${wanted}`, repo: wanted, authorized: true })
   }
-  const plan = await planOf(folder, wanted, { how: options.checkpoints, token: settings.token, goOn })
+  const there = await repoName(http, wanted, signal)
+  const tags: ReadonlyMap<string, string> = there === undefined ? new Map() : (await refsOf(http, there, signal)).tags
+  // A run that has grown goes on as it began.
+  const begun = [...tags.keys()].some((tag) => stepOfTag(tag) !== undefined) ? "revisions" : undefined
+  const plan = await planOf(folder, wanted, { how: options.checkpoints ?? begun, token: settings.token, goOn })
   // Each push would put the model over the last checkpoint, and that over the model.
   if (branch === BRANCH && plan.steps.length) fail("E_USAGE", `${wanted}: the branch ${BRANCH} is that of the revisions; give another --branch, or --checkpoints folders`) // prettier-ignore
-  const there = await repoName(http, wanted, signal)
   if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
   const id = there ?? wanted
   const push = new Push(http, id, options, there !== undefined || !dryRun, goOn)
@@ -110,9 +114,7 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
     plan.contents,
     options.message ?? `Upload ${basename(resolve(folder))}`,
   )
-  const known =
-    plan.steps.length && there !== undefined ? (await refsOf(http, id, signal)).tags : new Map<string, string>()
-  const { done, left } = await push.steps(plan.steps, known, main.commit)
+  const { done, left } = await push.steps(plan.steps, tags, main.commit)
   return {
     repo: id,
     branch,

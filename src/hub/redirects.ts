@@ -50,7 +50,7 @@ function isPrivate({ hostname }: URL): boolean {
 export function redirectTarget(from: URL, location: string | null, seen: ReadonlySet<string>, repo?: string): URL {
   const refuse = (what: string): never => {
     const url = plainUrl(from)
-    return fail("E_HUB_PROTOCOL", `${url}: is redirected ${what}; refused`, { url, ...(repo && { repo }) })
+    return fail("E_HUB_PROTOCOL", `${url}: sends on ${what}; refused`, { url, ...(repo && { repo }) })
   }
   if (!location || !URL.canParse(location, from.href)) return refuse("to no valid address")
   const to = new URL(location, from)

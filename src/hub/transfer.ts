@@ -170,19 +170,23 @@ async function agree(t: Transfer, part: Resumable, response: Response, hash: Blo
     protocol(`answers ${file.path} with a page (${quote(type)}); check the network, a login page may stand before it`)
   }
   let rest = hash
+  let end = file.size
   if (status === 206) {
-    const [, first, total] = /^bytes (\d+)-\d+\/(\d+)$/.exec(headers.get("content-range") ?? "") ?? []
+    const [, first, last, total] = /^bytes (\d+)-(\d+)\/(\d+|\*)$/i.exec(headers.get("content-range") ?? "") ?? []
     if (Number(first) !== part.size)
       protocol(`gives another range than asked: ${quote(headers.get("content-range") ?? "none")}`)
-    if (Number(total) !== file.size) throw new WrongContent(`expected ${file.size} bytes, got ${total}`)
+    if (total !== "*" && Number(total) !== file.size)
+      throw new WrongContent(`expected ${file.size} bytes, got ${total}`)
+    // It may be less than was asked for; the next request asks for the rest.
+    end = Number(last) + 1
   } else if (part.size) {
     await part.restart()
     rest = blobHash(file.etag, file.size)
   }
   const length = headers.get("content-length")
-  if (length !== null && !headers.has("content-encoding") && Number(length) !== file.size - part.size) {
+  if (length !== null && !headers.has("content-encoding") && Number(length) !== end - part.size) {
     discard(response)
-    throw new WrongContent(`expected ${file.size - part.size} bytes, got a Content-Length of ${quote(length)}`)
+    throw new WrongContent(`expected ${end - part.size} bytes, got a Content-Length of ${quote(length)}`)
   }
   return rest
 }

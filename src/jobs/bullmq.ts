@@ -19,6 +19,8 @@ export interface Bullmq {
     process: (job: BullJob<Payload>, token: string, signal: AbortSignal) => Promise<unknown>,
     options: Omit<WorkerOptions, "connection">,
   ): Worker<Payload>
+  /** Let this job be the next. */
+  first(id: string): Promise<void>
   /** Give the job that this token holds back to the queue; what is to be thrown then. */
   giveBack(job: BullJob<Payload>, token: string): Promise<Error>
   /** An error after which no attempt is made. */
@@ -45,8 +47,9 @@ export async function openBullmq(server: NamedServer, name: string, onError: (er
     open.push(one)
     return one
   }
+  const queue = kept(new bull.Queue<Payload>(name, at, backend))
   return {
-    queue: kept(new bull.Queue<Payload>(name, at, backend)),
+    queue,
     events: () => kept(new bull.QueueEvents(name, at, backend)),
     worker: (process, options) =>
       kept(
@@ -58,6 +61,7 @@ export async function openBullmq(server: NamedServer, name: string, onError: (er
           backend,
         ),
       ),
+    first: async (id) => (await queue.getJob(id))?.changePriority({ lifo: true }),
     async giveBack(job, token) {
       await job.moveToWait(token)
       return new bull.WaitingError()

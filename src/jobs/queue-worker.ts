@@ -66,7 +66,11 @@ export async function runWorker(options: WorkerOptions, until: Until): Promise<v
       worker.cancelJob(id, why)
     }
     worker.on("lockRenewalFailed", (ids) => ids.forEach((id) => end(id, "lost")))
-    worker.on("stalled", (id) => log(`${id}: its worker shows no sign of life; it is done again`))
+    worker.on("stalled", (id) => {
+      log(`${id}: its worker shows no sign of life; it is done again`)
+      // It has waited once; over PostgreSQL it would stand behind all that waits.
+      void bull.first(id).catch(() => {})
+    })
     log(`works for ${server.name}, ${pool.workers} at a time`)
     await watched(bull, states, end, drain, until.stop)
     await worker.close()

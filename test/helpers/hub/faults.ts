@@ -7,7 +7,12 @@ import type { Answer } from "./answer.ts"
 
 export type Effect =
   /** Answer this instead; `landed`: after the request was carried out. */
-  | { readonly status: number; readonly headers?: Answer["headers"]; readonly body?: string; readonly landed?: boolean }
+  | {
+      readonly status: number
+      readonly headers?: Answer["headers"]
+      readonly body?: string | Uint8Array
+      readonly landed?: boolean
+    }
   /** Close the connection without an answer; `landed`: after the request was carried out; `after`: bytes of its body. */
   | { readonly reset: true; readonly landed?: boolean; readonly after?: number }
   /** Never send the rest: "head" sends nothing at all, a number that many bytes of the body. */
