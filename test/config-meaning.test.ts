@@ -23,16 +23,34 @@ describe("activations", () => {
     swish: silu, quick_gelu: (x: number) => x * sigmoid(1.702 * x), relu: (x: number) => Math.max(0, x),
     leaky_relu: (x: number) => (x < 0 ? x / 100 : x), linear: (x: number) => x } // prettier-ignore
 
-  it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
-    const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))
-    const { inputs } = readCase({ name, folder: v.caseFolder("hf-vit-names-v5") })
+  /** The largest distance between what the MLP at `at` computes and the formula. */
+  async function off(name: string, folder: string, at: string, formula: (x: number) => number): Promise<number> {
+    const { inputs } = readCase({ name, folder: v.caseFolder(name) })
     const [pre, post] = await v.using(folder, async (m) => {
-      const { cache } = await m.runWithCache(inputs, { names: "blocks.0.mlp.*" })
-      return ["pre", "post"].map((which) => Array.from(cache.get(`blocks.0.mlp.hook_${which}`).data as Float32Array))
+      const { cache } = await m.runWithCache(inputs, { names: `${at}.*` })
+      return ["pre", "post"].map((which) => Array.from(cache.get(`${at}.hook_${which}`).data as Float32Array))
     })
     const used = pre!.map((x, i) => [x, i] as const).filter(([x]) => Math.abs(x) < 4)
     expect(used.length).toBeGreaterThan(1000)
-    expect(Math.max(...used.map(([x, i]) => Math.abs(formula(x) - post![i]!)))).toBeLessThan(1e-6)
+    return Math.max(...used.map(([x, i]) => Math.abs(formula(x) - post![i]!)))
+  }
+
+  it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
+    const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))
+    expect(await off("hf-vit-names-v5", folder, "blocks.0.mlp", formula)).toBeLessThan(1e-6)
+  })
+
+  it.each([
+    [{ approximate: "tanh" }, geluTanh],
+    [{ approximate: "none" }, gelu],
+    [null, gelu],
+  ])("open_clip's act_kwargs %j of its text tower", async (kwargs, formula) => {
+    const name = "open-clip-custom-text"
+    const folder = changed({ name, at: ["model_cfg", "text_cfg"] }, (c) =>
+      Object.assign(c, { act_kwargs: kwargs, norm_kwargs: null }),
+    )
+    expect(await off(name, folder, "text.blocks.0.mlp", formula)).toBeLessThan(1e-6)
+    expect(await off(name, folder, "blocks.0.mlp", gelu)).toBeLessThan(1e-6)
   })
 })
 
