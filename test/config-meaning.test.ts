@@ -1,6 +1,7 @@
 /** @file What a config's words and its absent keys mean: activations, eps, and configs of older libraries. */
 import { describe, expect, it } from "vitest"
 import { compare, readCase } from "./helpers/parity.ts"
+import { floats } from "./helpers/read-safetensors.ts"
 import * as v from "./helpers/variants.ts"
 
 const { apart, changed } = v
@@ -150,5 +151,39 @@ describe("configs of older libraries", () => {
   it("takes an empty list of architectures as none", async () => {
     const folder = changed({ name: "hf-dino", at: [] }, (c) => (c["architectures"] = []))
     expect(await v.using(folder, (m) => m.config.architecture)).toBe("ViTModel")
+  })
+})
+
+describe("sizes that a config may say", () => {
+  const ofCase = (name: string) => readCase({ name, folder: v.caseFolder(name) })
+
+  it("pooler_output_size: the rows of the pooler", async () => {
+    const name = "hf-deit-pooler"
+    const folder = apart({ name, at: [] }, (c) => (c["pooler_output_size"] = 7))
+    v.editTensors(folder, (tensors) => {
+      for (const kind of ["weight", "bias"]) {
+        const { shape, ...t } = tensors.get(`pooler.dense.${kind}`)!
+        const bytes = t.bytes.slice(0, (t.bytes.length / shape[0]!) * 7)
+        tensors.set(`pooler.dense.${kind}`, { ...t, shape: [7, ...shape.slice(1)], bytes })
+      }
+    })
+    const { inputs, expected } = ofCase(name)
+    const whole = expected.get("pooler_output")!
+    const [n, d] = whole.shape as [number, number]
+    const cut = Array.from({ length: n }, (_, i) => [...floats(whole)].slice(i * d, i * d + 7)).flat()
+    const { pooler_output } = await v.using(folder, (m) => m.run(inputs))
+    expect(compare(pooler_output, v.f32([n, 7], cut)).problem).toBeUndefined()
+  })
+
+  it("num_register_tokens 0: a tensor of none", async () => {
+    const name = "hf-dinov2"
+    const folder = apart({ name, at: [] }, (c) => {
+      const said = { model_type: "dinov2_with_registers", architectures: ["Dinov2WithRegistersModel"] }
+      return Object.assign(c, said, { num_register_tokens: 0 })
+    })
+    v.editTensors(folder, (tensors) => tensors.set("embeddings.register_tokens", v.f32([1, 0, 32])))
+    const { inputs, expected } = ofCase(name)
+    const { last_hidden_state } = await v.using(folder, (m) => m.run(inputs))
+    expect(compare(last_hidden_state, expected.get("last_hidden_state")!).problem).toBeUndefined()
   })
 })
