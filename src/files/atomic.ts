@@ -1,7 +1,19 @@
 /** @file The one module that creates, replaces and renames files: what stands at a final path is complete and synced, and what
  * a crash leaves behind is called `.<name>.tmp-<pid>-<nonce>` and is swept when the next process writes into that folder. */
 import { createHash, randomBytes } from "node:crypto"
-import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
+import {
+  type FileHandle,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  realpath,
+  rename,
+  rm,
+  stat,
+  unlink,
+} from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
@@ -71,8 +83,28 @@ export async function publishFolder<T>(
 
 /** Make a folder and those above it. Errors: E_OUTPUT, E_DISK_FULL, E_IO. */
 export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((e: unknown) => writeError(e, path))
+  await makeFolders(path).catch((e: unknown) => writeError(e, path))
 }
+
+/** The same with the system's errors. Node's own (`recursive`) never ends where a folder can hold no other, as in /proc. */
+export async function makeFolders(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const above = dirname(path)
+    if (systemCode(error) === "ENOENT" && above !== path && !(await isFolder(above))) {
+      await makeFolders(above)
+      return makeFolders(path)
+    }
+    if (!(await isFolder(path))) throw error
+  }
+}
+
+const isFolder = (path: string): Promise<boolean> =>
+  stat(path).then(
+    (s) => s.isDirectory(),
+    () => false,
+  )
 
 /** Take away a file or a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
 export async function removeWhole(path: string): Promise<void> {
@@ -96,7 +128,7 @@ export async function claim(path: string): Promise<() => Promise<void>> {
   const target = resolve(path)
   const folder = dirname(target)
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolders(folder)
     for (let left = CLAIMS; ; left--) {
       const temp = tempName(target)
       await mkdir(temp)
@@ -127,7 +159,7 @@ async function replacing<T>(
   const target = resolve(path)
   const folder = dirname(target)
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolders(folder)
     if (!swept.has(folder)) await sweep(folder)
     swept.add(folder)
     const existing = await kindOf(target)
