@@ -1,23 +1,12 @@
 /** @file The one module that creates, replaces and renames files: what stands at a final path is complete and synced, and what
  * a crash leaves behind is called `.<name>.tmp-<pid>-<nonce>` and is swept when the next process writes into that folder. */
 import { createHash, randomBytes } from "node:crypto"
-import {
-  type FileHandle,
-  link,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  realpath,
-  rename,
-  rm,
-  stat,
-  unlink,
-} from "node:fs/promises"
+import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { fail, PrismaError } from "../errors.ts"
+import { makeFolders } from "./make-folders.ts"
 import { isWithin } from "./paths.ts"
 import { systemCode, writeError } from "./system-errors.ts"
 
@@ -85,26 +74,6 @@ export async function publishFolder<T>(
 export async function makeFolder(path: string): Promise<void> {
   await makeFolders(path).catch((e: unknown) => writeError(e, path))
 }
-
-/** The same with the system's errors. Node's own (`recursive`) never ends where a folder can hold no other, as in /proc. */
-export async function makeFolders(path: string): Promise<void> {
-  try {
-    await mkdir(path)
-  } catch (error) {
-    const above = dirname(path)
-    if (systemCode(error) === "ENOENT" && above !== path && !(await isFolder(above))) {
-      await makeFolders(above)
-      return makeFolders(path)
-    }
-    if (!(await isFolder(path))) throw error
-  }
-}
-
-const isFolder = (path: string): Promise<boolean> =>
-  stat(path).then(
-    (s) => s.isDirectory(),
-    () => false,
-  )
 
 /** Take away a file or a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
 export async function removeWhole(path: string): Promise<void> {

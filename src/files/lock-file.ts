@@ -3,7 +3,8 @@
 import { randomBytes } from "node:crypto"
 import { link, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises"
 import { dirname } from "node:path"
-import { isAlive, MACHINE, makeFolders, tempName } from "./atomic.ts"
+import { isAlive, MACHINE, tempName } from "./atomic.ts"
+import { makeFolders } from "./make-folders.ts"
 import { systemCode } from "./system-errors.ts"
 
 export interface LockTimes {
