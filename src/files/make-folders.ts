@@ -13,7 +13,8 @@ export async function makeFolders(path: string): Promise<void> {
       await makeFolders(above)
       return makeFolders(path)
     }
-    if (!(await isFolder(path))) throw error
+    // Of the root, systems say different things.
+    if ((systemCode(error) !== "EEXIST" && above !== path) || !(await isFolder(path))) throw error
   }
 }
 
