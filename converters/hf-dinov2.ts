@@ -62,10 +62,11 @@ export const hfDinov2: Family = {
 
   table(config, source, reader) {
     const b = body(source, reader)
-    const { nLayers, gatedMlp } = config.vision
+    const { nLayers, gatedMlp, prefix } = config.vision
     return new Map<string, Rule>([
       [`${b}embeddings.cls_token`, "embed.cls"],
-      [`${b}embeddings.register_tokens`, "embed.reg"],
+      // Of no tokens, [1, 0, d], where the config says that there are none.
+      [`${b}embeddings.register_tokens`, prefix.some(({ name }) => name === "reg") ? "embed.reg" : unused],
       [`${b}embeddings.position_embeddings`, "embed.pos"],
       [`${b}embeddings.mask_token`, unused], // read in pre-training only
       ...patchConv(`${b}embeddings.patch_embeddings.projection`, config),

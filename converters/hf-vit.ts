@@ -107,6 +107,7 @@ export const hfVit: Family = {
       prefix,
       pool,
       pooler: pooled ? c.activation("pooler_act", "tanh") : undefined,
+      ...(pooled && c.has("pooler_output_size") && { dPooler: c.int("pooler_output_size") }),
       nClasses: labels.length,
       outputs: pooled ? [...outputs, "pooler_output"] : outputs,
     }

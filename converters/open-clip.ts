@@ -1,14 +1,15 @@
 /** @file open_clip's CLIP: both towers, also with a timm vision transformer as the vision tower. */
+import { fail } from "../src/errors.ts"
 import type { ModelConfig, StackConfig, TextConfig, VisionConfig } from "../src/model/config.ts"
 import { plainVision } from "./hf.ts"
-import type { ConfigReader } from "./reader.ts"
+import { brief, ConfigReader } from "./reader.ts"
 import { fused, module, patchConv, perLayer, unused, type Family, type Rule, type Source } from "./rules.ts"
 import { TIMM_POOLS, timmArguments, timmTable, timmVision } from "./timm.ts"
 
 // open_clip 3.3 model.py, CLIPVisionCfg and CLIPTextCfg: options that change what is computed and that we have not.
 const REFUSED = [
   "attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc",
-  "act_kwargs", "embed_cls", "hf_model_name",
+  "embed_cls", "hf_model_name",
 ] // prettier-ignore
 
 const POOLS = { tok: "cls", avg: "mean" } as const
@@ -18,16 +19,17 @@ function stack(c: ConfigReader, width: number, heads: number, quickGelu: boolean
   for (const key of REFUSED) {
     if (c.has(key) && c.raw(key) !== false) c.unsupported(key)
   }
-  const norm = c.object("norm_kwargs", { fallback: {} })
+  const part = (key: string) => (c.has(key) ? c.object(key) : c.empty())
+  const gelu = part("act_kwargs").choice("approximate", "none", { none: "gelu", tanh: "gelu_tanh" } as const)
   return {
     nLayers: c.int("layers", { fallback: 12, limit: "count" }),
     dModel: width,
     nHeads: heads,
     dHead: c.divide("width", width, "heads", heads),
     dMlp: c.scaled("mlp_ratio", 4, width),
-    activation: quickGelu ? "quick_gelu" : "gelu",
+    activation: quickGelu ? "quick_gelu" : gelu,
     gatedMlp: false,
-    eps: norm.positive("eps", { fallback: 1e-5 }),
+    eps: part("norm_kwargs").positive("eps", { fallback: 1e-5 }),
     qkvBias: true,
     attnOutBias: true,
     mlpBias: true,
@@ -38,6 +40,13 @@ function stack(c: ConfigReader, width: number, heads: number, quickGelu: boolean
 
 function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): VisionConfig {
   if (c.has("timm_model_name")) return trunk(c, dProjection)
+  const layers = c.raw("layers")
+  if (Array.isArray(layers) && layers.length === 4) {
+    const what = `model_cfg.vision_cfg.layers ${brief(layers)} is a ResNet, which is not supported`
+    fail("E_UNSUPPORTED_ARCH", `${c.file}: ${what}; supported are vision transformers, with one number of layers`, {
+      file: c.file,
+    })
+  }
   const width = c.int("width", { fallback: 768 })
   const heads = c.divide("width", width, "head_width", c.int("head_width", { fallback: 64 }))
   const imageSize = c.pair("image_size", { fallback: [224, 224] })
@@ -63,19 +72,22 @@ function visionOf(c: ConfigReader, dProjection: number, quickGelu: boolean): Vis
 }
 
 /**
- * A timm tower: its pooled tokens, projected by a layer of open_clip's or not at all. The pooling is set after timm has
- * built the trunk, whose norm therefore stays where its own pooling had it.
+ * A timm tower: its pooled tokens, projected by a layer of open_clip's or not at all. For the former the pooling is set
+ * after timm has built the trunk, whose norm therefore stays where its own pooling had it.
  */
 function trunk(c: ConfigReader, dProjection: number): VisionConfig {
   const args = timmArguments(c.string("timm_model_name"), c.file)
   const [h, w] = c.pair("image_size", { fallback: [224, 224] })
-  const projections = { linear: dProjection, none: 0 }
   if (c.bool("timm_proj_bias", false)) c.unsupported("timm_proj_bias")
-  const own = timmVision(args, c.empty(), [3, h, w], 0)
+  const width = c.choice("timm_proj", "linear", { linear: dProjection, none: 0 })
+  const global_pool = c.string("timm_pool", "avg")
+  if (!width && !global_pool) c.invalid(`model_cfg.vision_cfg.timm_pool must not be "" where timm_proj is "none"`)
+  const built = width ? c.empty() : new ConfigReader({ global_pool }, c.file, "model_cfg.vision_cfg.timm_")
+  const own = timmVision(args, built, [3, h, w], 0)
   return {
     ...own,
     pool: c.choice("timm_pool", "avg", { ...TIMM_POOLS, "": own.pool }),
-    dProjection: c.choice("timm_proj", "linear", projections),
+    dProjection: width,
     outputs: ["image_embeds"],
   }
 }

@@ -42,6 +42,21 @@ function error(a: Stored, b: Stored): number {
   return Math.max(...x.map((v, i) => Math.abs(v - y[i]!))) / Math.max(1, ...y.map(Math.abs))
 }
 
+it("a device that is missing is one object on stderr, and nothing of onnxruntime's own", async () => {
+  const out = at("no-device.safetensors")
+  const asked = ["--input", inputFile(VISION), "--out", out, "--device", "cuda", "--json"]
+  const { code, stderr } = await cli(["activations", reference(VISION), ...asked])
+  if (code === 0) return // there is one
+  expect([
+    code,
+    stderr
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as { code: string }).code),
+  ]).toEqual([2, ["E_DEVICE"]])
+  expect(existsSync(out)).toBe(false)
+})
+
 describe("what is written", () => {
   it.each([
     [VISION, "float32", undefined],

@@ -1,6 +1,7 @@
 /** @file What a config's words and its absent keys mean: activations, eps, and configs of older libraries. */
 import { describe, expect, it } from "vitest"
 import { compare, readCase } from "./helpers/parity.ts"
+import { floats } from "./helpers/read-safetensors.ts"
 import * as v from "./helpers/variants.ts"
 
 const { apart, changed } = v
@@ -23,16 +24,34 @@ describe("activations", () => {
     swish: silu, quick_gelu: (x: number) => x * sigmoid(1.702 * x), relu: (x: number) => Math.max(0, x),
     leaky_relu: (x: number) => (x < 0 ? x / 100 : x), linear: (x: number) => x } // prettier-ignore
 
-  it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
-    const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))
-    const { inputs } = readCase({ name, folder: v.caseFolder("hf-vit-names-v5") })
+  /** The largest distance between what the MLP at `at` computes and the formula. */
+  async function off(name: string, folder: string, at: string, formula: (x: number) => number): Promise<number> {
+    const { inputs } = readCase({ name, folder: v.caseFolder(name) })
     const [pre, post] = await v.using(folder, async (m) => {
-      const { cache } = await m.runWithCache(inputs, { names: "blocks.0.mlp.*" })
-      return ["pre", "post"].map((which) => Array.from(cache.get(`blocks.0.mlp.hook_${which}`).data as Float32Array))
+      const { cache } = await m.runWithCache(inputs, { names: `${at}.*` })
+      return ["pre", "post"].map((which) => Array.from(cache.get(`${at}.hook_${which}`).data as Float32Array))
     })
     const used = pre!.map((x, i) => [x, i] as const).filter(([x]) => Math.abs(x) < 4)
     expect(used.length).toBeGreaterThan(1000)
-    expect(Math.max(...used.map(([x, i]) => Math.abs(formula(x) - post![i]!)))).toBeLessThan(1e-6)
+    return Math.max(...used.map(([x, i]) => Math.abs(formula(x) - post![i]!)))
+  }
+
+  it.each(Object.entries(FORMULAS))("%s is its formula", async (name, formula) => {
+    const folder = changed({ name: "hf-vit-names-v5", at: [] }, (c) => (c["hidden_act"] = name))
+    expect(await off("hf-vit-names-v5", folder, "blocks.0.mlp", formula)).toBeLessThan(1e-6)
+  })
+
+  it.each([
+    [{ approximate: "tanh" }, geluTanh],
+    [{ approximate: "none" }, gelu],
+    [null, gelu],
+  ])("open_clip's act_kwargs %j of its text tower", async (kwargs, formula) => {
+    const name = "open-clip-custom-text"
+    const folder = changed({ name, at: ["model_cfg", "text_cfg"] }, (c) =>
+      Object.assign(c, { act_kwargs: kwargs, norm_kwargs: null }),
+    )
+    expect(await off(name, folder, "text.blocks.0.mlp", formula)).toBeLessThan(1e-6)
+    expect(await off(name, folder, "blocks.0.mlp", gelu)).toBeLessThan(1e-6)
   })
 })
 
@@ -132,5 +151,39 @@ describe("configs of older libraries", () => {
   it("takes an empty list of architectures as none", async () => {
     const folder = changed({ name: "hf-dino", at: [] }, (c) => (c["architectures"] = []))
     expect(await v.using(folder, (m) => m.config.architecture)).toBe("ViTModel")
+  })
+})
+
+describe("sizes that a config may say", () => {
+  const ofCase = (name: string) => readCase({ name, folder: v.caseFolder(name) })
+
+  it("pooler_output_size: the rows of the pooler", async () => {
+    const name = "hf-deit-pooler"
+    const folder = apart({ name, at: [] }, (c) => (c["pooler_output_size"] = 7))
+    v.editTensors(folder, (tensors) => {
+      for (const kind of ["weight", "bias"]) {
+        const { shape, ...t } = tensors.get(`pooler.dense.${kind}`)!
+        const bytes = t.bytes.slice(0, (t.bytes.length / shape[0]!) * 7)
+        tensors.set(`pooler.dense.${kind}`, { ...t, shape: [7, ...shape.slice(1)], bytes })
+      }
+    })
+    const { inputs, expected } = ofCase(name)
+    const whole = expected.get("pooler_output")!
+    const [n, d] = whole.shape as [number, number]
+    const cut = Array.from({ length: n }, (_, i) => [...floats(whole)].slice(i * d, i * d + 7)).flat()
+    const { pooler_output } = await v.using(folder, (m) => m.run(inputs))
+    expect(compare(pooler_output, v.f32([n, 7], cut)).problem).toBeUndefined()
+  })
+
+  it("num_register_tokens 0: a tensor of none", async () => {
+    const name = "hf-dinov2"
+    const folder = apart({ name, at: [] }, (c) => {
+      const said = { model_type: "dinov2_with_registers", architectures: ["Dinov2WithRegistersModel"] }
+      return Object.assign(c, said, { num_register_tokens: 0 })
+    })
+    v.editTensors(folder, (tensors) => tensors.set("embeddings.register_tokens", v.f32([1, 0, 32])))
+    const { inputs, expected } = ofCase(name)
+    const { last_hidden_state } = await v.using(folder, (m) => m.run(inputs))
+    expect(compare(last_hidden_state, expected.get("last_hidden_state")!).problem).toBeUndefined()
   })
 })

@@ -174,6 +174,7 @@ describe("what is not supported", () => {
     ["open-clip-quickgelu", ["model_cfg", "vision_cfg"], "attentional_pool", true],
     ["open-clip-quickgelu", ["model_cfg", "text_cfg"], "hf_model_name", "roberta-base"],
     ["open-clip-quickgelu", ["model_cfg", "text_cfg"], "proj_type", "mlp"],
+    ["open-clip-quickgelu", ["model_cfg", "text_cfg"], "act_kwargs", { approximate: "erf" }],
     ["open-clip-timm-trunk", ["model_cfg", "vision_cfg"], "timm_proj", "mlp"],
   ])("%s %s.%s = %j", async (name, at, key, value) => {
     const message = await v.refused(

@@ -77,6 +77,20 @@ describe("a graph cut", () => {
     expect(got["b"]).toBe("2 | 0 1")
   })
 
+  it("reads a matrix that is a transpose as it is stored, or as it is fed", async () => {
+    const t = ops.param("t", [2, 1], float32([2, 1], [3, 4]))
+    const turned = ops.transpose(t, [1, 0])
+    const y = {
+      y: ops.linear(x, turned),
+      both: ops.gemm(ops.transpose(x, [1, 0]), turned, { transA: true, transB: true }),
+    }
+    expect(made({ x }, y).nodes.map((n) => n.op)).toEqual(["Gemm", "Gemm"])
+    expect(await run({ x }, y, { x: one })).toEqual({ y: "1 1 | 39", both: "1 1 | 39" })
+    expect(await run({ x, turned }, y, { x: one, turned: float32([1, 2], [1, 0]) })).toMatchObject({ y: "1 1 | 5" })
+    const still = ops.transpose(ops.param("s", [1, 2], float32([1, 2], [3, 4])), [0, 1])
+    expect(await run({ x }, { y: ops.linear(x, still) }, { x: one })).toEqual({ y: "1 1 | 39" })
+  })
+
   it("makes one node of a norm and its scale, and two of two norms", () => {
     const g = ops.param("g", [2], float32([2], [1, 1]))
     const [normed, std] = [ops.layerNorm(x, g, w, 1e-6), ops.layerNormInvStd(x, g, w, 1e-6)]

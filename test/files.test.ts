@@ -221,6 +221,10 @@ describe("outputs", () => {
     expect(await code(put()(at("plain/out")))).toBe("E_OUTPUT")
     expect(await code(writeFileAtomic(at("plain/out"), ""))).toBe("E_OUTPUT")
     expect(await code(makeFolder(at("plain")))).toBe("E_OUTPUT")
+    symlinkSync(at("nowhere"), at("dangling"))
+    expect(await code(makeFolder(at("dangling/out")))).toBe("E_OUTPUT")
+    // Of the folders that hold no other: Node's own mkdir does not come back from there.
+    if (existsSync("/proc/self")) expect(await code(put()("/proc/none/out"))).toBe("E_OUTPUT")
     expect(await code(writeFileAtomic(at("folder"), ""))).toBe("E_OUTPUT")
     expect(await code(put()(at("x".repeat(300))))).toBe("E_OUTPUT")
     expect(await code(writeFileAtomic(at("a\0b"), ""))).toBe("E_OUTPUT")

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { float32, loadPretrained, ops, type Tensor } from "../src/index.ts"
+import { float32, HookedViT, int64, loadPretrained, ops, type Tensor, type Weight } from "../src/index.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { cli, reference } from "./helpers/cli.ts"
 import { floats, readSafetensors } from "./helpers/read-safetensors.ts"
@@ -87,6 +87,54 @@ describe("gradients", () => {
         const want = ((await sum({ [hook]: moved(h) })) - (await sum({ [hook]: moved(-h) }))) / (2 * h)
         const got = slopes.get(hook)!.data.reduce((a, g, i) => a + g * direction[i]!, 0)
         expect(Math.abs(got - want), hook).toBeLessThan(0.02 * Math.max(Math.abs(want), 0.02))
+      }
+      await model.release()
+    },
+  )
+
+  // Weights that lie transposed, as parts of one tensor, and as one matrix a head.
+  it.each(["open-clip-custom-text", "prisma-hooked-vit"])(
+    "at every weight of %s are those of differences",
+    async (name) => {
+      const model = await loadPretrained(reference(name), { threads: 1 })
+      const { config, runtime } = model
+      const { nChannels, imageSize } = config.vision
+      const x = {
+        pixel_values: pixels([1, nChannels, ...imageSize]),
+        ...(config.text && { input_ids: int64([1, 4], [97, 5, 8, 98]) }),
+      }
+      const output = config.text ? "logits_per_image" : "logits"
+      const metric = config.text ? output : `${output}[:, 1]`
+      const { params } = await model.gradients(x, metric, { params: true })
+      const entries = await Promise.all(
+        [...model.weights.keys()].map(async (weight) => [weight, await model.weight(weight)] as const),
+      )
+      const own = new Map<string, Weight>(entries.map(([weight, tensor]) => [weight, { tensor, shape: tensor.shape }]))
+      expect(new Set(params.keys())).toEqual(new Set(own.keys()))
+      const at = async (weight: string, data: Float32Array) => {
+        const tensor = float32(own.get(weight)!.shape, data)
+        const changed = new HookedViT({
+          config,
+          runtime,
+          weights: new Map(own).set(weight, { tensor, shape: tensor.shape }),
+        })
+        const { data: values } = (await changed.run(x, { outputs: [output] }))[output]
+        return values[config.text ? 0 : 1] as number
+      }
+      for (const [weight, { data, shape }] of entries) {
+        if (weight.includes("blocks.1.")) continue // as blocks.0
+        const slope = params.get(weight)!
+        expect(slope.shape, weight).toEqual(shape)
+        // Along the gradient's own signs: d metric = sum |gradient|
+        const h = 1e-3 * Math.max(...data.map(Math.abs))
+        const moved = (by: number) =>
+          at(
+            weight,
+            data.map((v, i) => v + by * Math.sign(slope.data[i]!)),
+          )
+        const want = ((await moved(h)) - (await moved(-h))) / (2 * h)
+        const got = slope.data.reduce((a, g) => a + Math.abs(g), 0)
+        expect(Math.abs(got - want), weight).toBeLessThan(0.02 * Math.max(Math.abs(want), 0.2))
       }
       await model.release()
     },

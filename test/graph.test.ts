@@ -100,13 +100,6 @@ describe("building a graph", () => {
     expect(ops.cast(n, "int64")).toBe(n)
   })
 
-  it("uses a weight that is a transpose as it is stored", () => {
-    const y = ops.linear(x, ops.transpose(ops.param("t", [3, 4]), [1, 0]))
-    const [gemm] = y.inputs
-    expect(toposort([y]).map((v) => v.op)).toEqual(["Input", "Reshape", "Param", "Gemm", "Reshape"])
-    expect(gemm).toMatchObject({ op: "Gemm", attrs: { transA: false, transB: false }, shape: ["2*b", 4] })
-  })
-
   it("orders values before their users, once each, and stops where it is told", () => {
     const shared = ops.neg(x)
     const y = ops.add(ops.exp(shared), shared)

@@ -211,7 +211,7 @@ function heads(p: Part, cfg: VisionConfig, tokens: Array64): Map<VisionOutput, A
   if (cfg.lnPooled) pooled = norm(p.at("ln_pooled"), cfg.eps, pooled)
   if (cfg.pooler) {
     const activate = ACTIVATION[cfg.pooler]
-    const { shape, data } = dense(p.at("pooler"), pooled, cfg.dModel, true)
+    const { shape, data } = dense(p.at("pooler"), pooled, cfg.dPooler ?? cfg.dModel, true)
     pooled = { shape, data: data.map((v) => activate(v)) }
   }
   outputs.set("pooler_output", pooled)

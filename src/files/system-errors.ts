@@ -14,6 +14,7 @@ const WRITING = new Map<string, Meaning>([
   ["EACCES", DENIED],
   ["EPERM", DENIED],
   ["EROFS", DENIED],
+  ["ENOENT", DENIED],
   ["EEXIST", DENIED],
   ["EISDIR", DENIED],
   ["ENOTDIR", DENIED],

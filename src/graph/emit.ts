@@ -110,9 +110,8 @@ class Emission implements Writing {
     return storage(v, this.stop)
   }
 
-  /** What a node reads: a reshape of reshapes is one, of what the first of them reads. */
   read(v: Value): readonly Value[] {
-    return is(v, "Reshape") ? [this.root(v.inputs[0]!)] : v.inputs
+    return (rules[v.op] as Rule<Op>).reads?.(v, this) ?? v.inputs
   }
 
   /** Values that are put out bear the name of their output, if it is free, instead of being copied to it. */

@@ -3,7 +3,7 @@ import { fail } from "../errors.ts"
 import { dataType, type Attribute } from "../onnx/model.ts"
 import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import type { Shape } from "./dims.ts"
-import type { Op, Value } from "./value.ts"
+import { is, type Op, type Value } from "./value.ts"
 
 /** How one op is written: nodes made with `w`; the name of the result is `out`. */
 type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => unknown
@@ -11,10 +11,16 @@ export interface Rule<O extends Op> {
   readonly lower: Lowering<O>
   /** The result has the bytes of its first input. */
   readonly view?: true
+  /** What the node reads, where that is not the op's inputs as they are. */
+  readonly reads?: (v: Value<O>, w: Writing) => readonly Value[]
 }
 
 /** What a rule writes with: the emission (emit.ts). */
 export interface Writing {
+  /** Values that are fed: what they were made of is not written. */
+  readonly stop: ReadonlySet<Value>
+  /** The value whose bytes `v` has. */
+  root(v: Value): Value
   /** The values that the names given to a rule are of. */
   read(v: Value): readonly Value[]
   /** `name`, or one like it that nothing else has. */
@@ -61,6 +67,10 @@ function normalCdf(w: Writing, x: string): string {
   })
 }
 
+/** What a matrix is the transpose of, or itself. */
+const stored = (x: Value, { stop }: Writing): Value =>
+  is(x, "Transpose") && x.attrs.perm[0] === 1 && !stop.has(x) ? x.inputs[0]! : x
+
 const CONTRIB = "com.microsoft"
 
 export const rules: { [O in Op]: Rule<O> } = {
@@ -98,13 +108,22 @@ export const rules: { [O in Op]: Rule<O> } = {
   LayerNormMean: { lower: norm(1) },
   LayerNormInvStd: { lower: norm(2) },
   MatMul: { lower: plain("MatMul") },
+  // A matrix that is itself a transpose is read as it is stored: of a weight, a Transpose would be folded into a private
+  // copy when the session is made.
   Gemm: {
-    lower: (w, { attrs: { transA, transB } }, ins, out) =>
-      w.node("Gemm", ins, out, { ...(transA && { transA: 1 }), ...(transB && { transB: 1 }) }),
+    reads: ({ inputs: [a, b, ...c] }, w) => [stored(a!, w), stored(b!, w), ...c],
+    lower: (w, v, ins, out) => {
+      const read = w.read(v)
+      const turned = (i: 0 | 1): boolean => read[i] !== v.inputs[i]
+      const [transA, transB] = [v.attrs.transA !== turned(0), v.attrs.transB !== turned(1)]
+      w.node("Gemm", ins, out, { ...(transA && { transA: 1 }), ...(transB && { transB: 1 }) })
+    },
   },
   Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
   Reshape: {
     view: true,
+    // A reshape of reshapes is one, of what the first of them reads.
+    reads: ({ inputs: [x] }, w) => [w.root(x!)],
     lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, w.read(v)[0]!.shape)], out),
   },
   Expand: { lower: (w, v, [x], out) => w.node("Expand", [x!, w.dims(v.shape)], out) },

@@ -63,20 +63,14 @@ export function matmul(a: Value, b: Value): Value {
   return new Value("MatMul", [a, b], {}, [...batch, m, n])
 }
 
-/**
- * x [..., in] times a weight [out, in], plus b [out]: [..., out].
- *
- * One Gemm over all leading axes; a weight that is itself a transpose is used as it is stored, since a Transpose
- * of it would be folded into a private copy when the session is made.
- */
+/** x [..., in] times a weight [out, in], plus b [out]: [..., out], as one Gemm over all leading axes. */
 export function linear(x: Value, w: Value, b?: Value): Value {
   const [out, inner] = w.shape
   const width = x.shape.at(-1)
   if (w.shape.length !== 2 || out === undefined || inner !== width) return mismatch("linear", x, w)
   if (b && (b.shape.length !== 1 || b.shape[0] !== out)) mismatch("linear", w, b)
   const flat = reshape(x, [product(x.shape.slice(0, -1)), width!])
-  const stored = is(w, "Transpose") ? w.inputs[0]! : w
-  return reshape(gemm(flat, stored, { transB: stored === w, ...(b && { c: b }) }), [...x.shape.slice(0, -1), out])
+  return reshape(gemm(flat, w, { transB: true, ...(b && { c: b }) }), [...x.shape.slice(0, -1), out])
 }
 
 /** op(a) op(b) + c of matrices [m, k] and [k, n] after `op`, a transpose where the flag says so; `c` broadcasts. */

@@ -102,6 +102,8 @@ export interface VisionConfig extends StackConfig {
   readonly lnPooled: boolean
   /** A dense layer on the pooled token, with its activation (BERT's pooler). */
   readonly pooler: Activation | undefined
+  /** Width of the pooler; by default `dModel`. */
+  readonly dPooler?: number
   /** Number of classes; 0 is no classifier. */
   readonly nClasses: number
   /** Width of the projection into the space shared with text; 0 is none. */

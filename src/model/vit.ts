@@ -108,7 +108,7 @@ function heads(s: Scope, cfg: VisionConfig, tokens: Value): VisionValues {
   }
   let pooled = pool(s, cfg, tokens)
   if (cfg.lnPooled) pooled = norm(s.at("ln_pooled"), cfg.eps, pooled)
-  if (cfg.pooler) pooled = activations[cfg.pooler](dense(s.at("pooler"), pooled, cfg.dModel, true))
+  if (cfg.pooler) pooled = activations[cfg.pooler](dense(s.at("pooler"), pooled, cfg.dPooler ?? cfg.dModel, true))
   return {
     pooler_output: pooled, // [b, d]
     ...(nClasses > 0 && { logits: dense(s.at("head"), pooled, nClasses, true) }),

@@ -15,7 +15,10 @@ export function load(name: string): OrtModule {
   // to the user's cache folder and reports to its maker.
   process.env["ORT_DISABLE_TELEMETRY"] = "1"
   try {
-    return createRequire(import.meta.url)(name) as OrtModule
+    const module = createRequire(import.meta.url)(name) as OrtModule
+    // A provider that does not load is in the error; without this in a line of the native library's on stderr too.
+    if (module.env) Object.assign(module.env, { logLevel: "fatal" })
+    return module
   } catch (cause) {
     const said = cause instanceof Error ? cause.message.split("\n")[0] : String(cause)
     return fail("E_RUNTIME", `${name} does not load: ${said}`, { cause })

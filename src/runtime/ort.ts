@@ -21,6 +21,8 @@ export interface OrtModule {
     create(model: Uint8Array, options?: Readonly<Record<string, unknown>>): Promise<OrtSession>
   }
   readonly Tensor: new (type: never, data: never, dims: readonly number[]) => OrtTensor
+  /** Settings of the whole package: `logLevel`, before its first session. */
+  readonly env?: object
   /** onnxruntime-node >= 1.16 lists the execution providers it was built with. */
   listSupportedBackends?(): readonly { readonly name: string; readonly bundled: boolean }[]
 }
