@@ -8,7 +8,7 @@ import { afterAll, describe, expect, it } from "vitest"
 import { denoise, noise, ablate } from "../src/interp/causal/patching.ts"
 import { sitesOf, type Site } from "../src/interp/causal/sites.ts"
 import type { SweepRow } from "../src/interp/causal/sweep.ts"
-import { decodeImage, encodePng, loadPretrained } from "../src/index.ts"
+import { decodeImage, encodePng, float32, loadPretrained, writeSafetensors } from "../src/index.ts"
 import { cli, root, seven } from "./helpers/cli.ts"
 
 const CHROMIUM = "/usr/bin/chromium"
@@ -179,7 +179,44 @@ describe("vit-prisma patch of chosen sites", () => {
     const printed = await run("--hook", "z", "--heads", "3,1")
     expect(JSON.parse(readFileSync(file, "utf8"))).toEqual(printed)
     const { matrices } = JSON.parse(readFileSync(view, "utf8")) as { matrices: { columns: string[]; rows: string[] }[] }
-    expect([matrices[0]!.columns, matrices[0]!.rows.length]).toEqual([["head 3", "head 1"], 4])
+    expect([matrices[0]!.columns, matrices[0]!.rows.length]).toEqual([["H3", "H1"], 4])
+  })
+
+  it("lays what tokens change over the image, layer by layer, and tables hooks that are cut alike", async () => {
+    interface View {
+      readonly images: { overlays?: { layers: number[]; values: { shape: number[]; data: (number | null)[] } }[] }[]
+      readonly matrices: { name: string; rows: string[]; columns: string[]; columnNumbers?: number[] }[]
+    }
+    const view = async (...args: string[]): Promise<View> => {
+      const file = at("laid-view.json")
+      const ran = await cli(["patch", mouse, seven, flipped, "--class", "7", ...args, "--view-json", file])
+      expect(ran.code, ran.stderr).toBe(0)
+      return JSON.parse(readFileSync(file, "utf8")) as View
+    }
+    const one = await view("--tokens", "0,5", "--layers", "1,3")
+    const { corrupt, rows } = await run("--tokens", "0,5", "--layers", "1,3")
+    expect(one.matrices.map((m) => [m.name, m.rows, m.columns, m.columnNumbers])).toEqual([
+      ["resid_pre: layers by tokens", ["L1", "L3"], ["CLS", "1,0"], [0, 5]],
+    ])
+    const [{ layers, values }] = one.images[0]!.overlays as [NonNullable<View["images"][0]["overlays"]>[0]]
+    expect([layers, values.shape]).toEqual([
+      [1, 3],
+      [2, 17],
+    ])
+    for (const [i, { site, mean }] of rows.entries()) {
+      expect(values.data[Math.floor(i / 2) * 17 + site.tokens![0]!]).toBeCloseTo(mean - corrupt!, 4)
+    }
+    expect(values.data.filter((x) => x === null)).toHaveLength(30)
+    const hooks = await view("--hook", "*.hook_{resid_pre,mlp_out}")
+    expect(hooks.matrices.map((m) => [m.name, m.columns, m.rows.length])).toEqual([
+      ["layers by hooks", ["resid_pre", "mlp_out"], 4],
+    ])
+    // Patches have no place for the class token, others have.
+    const mixed = await view("--hook", "hook_{embed,full_embed}", "--tokens", "0,1")
+    expect(mixed.matrices.map((m) => [m.name, m.columns])).toEqual([
+      ["embed: tokens", ["0,0", "0,1"]],
+      ["full_embed: tokens", ["CLS", "0,0"]],
+    ])
   })
 
   it("has errors as text where only the file is JSON", async () => {
@@ -253,6 +290,56 @@ describe("vit-prisma ablate", () => {
     expect(got.rows.filter((r) => r.mean === 12345)).toHaveLength(before.length)
     expect(got.rows.map((r) => [r.site, r.values])).toEqual(want.rows.map((r) => [r.site, r.values]))
     expect(readFileSync(rows, "utf8").trimEnd().split("\n")).toHaveLength(want.rows.length)
+  })
+
+  it("goes on from rows of the same experiment alone, and past one that was cut short", async () => {
+    const rows = at("own-rows.jsonl")
+    const args = ["ablate", mouse, seven, "--hook", "z", "--by", "head", "--layers", "0", "--rows", rows, "--json"]
+    const first = await cli([...args, "--class", "7"])
+    const written = readFileSync(rows, "utf8")
+    const other = await cli([...args, "--class", "1"])
+    expect([other.code, other.stdout]).toEqual([2, ""])
+    expect(other.stderr).toMatch(
+      /rows of another experiment: metric .*logit of 7.*, here .*logit of 1.*; name another file/,
+    )
+    expect(readFileSync(rows, "utf8")).toBe(written)
+    writeFileSync(rows, written.slice(0, -60))
+    for (const note of [/a row that was cut short is passed over/, /./]) {
+      const again = await cli([...args, "--class", "7"])
+      expect(again.code).toBe(0)
+      alike((JSON.parse(again.stdout) as Report).rows, (JSON.parse(first.stdout) as Report).rows)
+      expect(again.stderr).toMatch(note)
+    }
+    const picture = at("a picture.png")
+    writeFileSync(picture, readFileSync(seven))
+    const refused = await cli([...args.map((a) => (a === rows ? picture : a)), "--class", "7"])
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringMatching(/is no file of rows/)])
+    expect(readFileSync(picture).equals(readFileSync(seven))).toBe(true)
+  })
+
+  it("of a dual encoder measures likeness to a text, and without one says what there is", async () => {
+    const clip = join(root, "test/fixtures/reference/open-clip-quickgelu")
+    const embeds = at("texts.safetensors")
+    const two = await loadPretrained(clip, { threads: 1 })
+    const [images, width] = [await two.images(image), two.config.vision.dProjection]
+    const text = float32(
+      [1, width],
+      Float32Array.from({ length: width }, (_, i) => Math.sin(i)),
+    )
+    await writeSafetensors(embeds, new Map([["text_embeds", text]]))
+    const { image_embeds: e } = await two.run(images)
+    const dot = (a: ArrayLike<number>, b: ArrayLike<number>) => Array.from(a).reduce((s, x, i) => s + x * b[i]!, 0)
+    const [u, v] = [e.data as Float32Array, text.data]
+    await two.release()
+    const args = ["ablate", clip, seven, "--hook", "mlp_out"]
+    const ran = await cli([...args, "--text-embeds", embeds, "--json"])
+    expect([ran.code, ran.stderr]).toEqual([0, ""])
+    const got = JSON.parse(ran.stdout) as Report
+    expect(got.metric).toBe("similarity to text 0")
+    expect(got.intact).toBeCloseTo(dot(u, v) / Math.sqrt(dot(u, u) * dot(v, v)), 5)
+    const without = await cli(args)
+    expect([without.code, without.stdout]).toEqual([2, ""])
+    expect(without.stderr).toMatch(/it gives image_embeds, .*: give --metric, as "image_embeds\[:, 0\]", or --text/)
   })
 
   it.each([

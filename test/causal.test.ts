@@ -220,6 +220,55 @@ describe("path patching", () => {
     close(await pathPatch(mouse, { base, source, sender, receivers: [receiver], metric }), logit7(logits))
   })
 
+  it("of one source serves all images, and counts at the named tokens alone", async () => {
+    const one = images(1, 7)
+    const twice = float32([2, ...one.shape.slice(1)], [...one.data, ...one.data])
+    const path = { base, sender: { layer: 1, mlp: true }, receivers: [{ layer: 2, input: "mlp" }], metric } as const
+    close(await pathPatch(mouse, { ...path, source: one }), await pathPatch(mouse, { ...path, source: twice }))
+    const tokens = [...Array(17).keys()]
+    close(await pathPatch(mouse, { ...path, source, tokens }), await pathPatch(mouse, { ...path, source }))
+    const some = await pathPatch(mouse, { ...path, source, tokens: [0, 3] })
+    const own = await cached(base, ["blocks.1.hook_mlp_out", "blocks.2.hook_mlp_in"])
+    const [theirs, met] = [
+      (await cached(source, ["blocks.1.hook_mlp_out"]))("blocks.1.hook_mlp_out"),
+      own("blocks.2.hook_mlp_in"),
+    ]
+    for (let i = 0; i < met.data.length; i++)
+      if ([0, 3].includes(Math.floor(i / 128) % 17))
+        met.data[i]! += theirs.data[i]! - own("blocks.1.hook_mlp_out").data[i]!
+    close(some, logit7((await mouse.run(base, { patch: { "blocks.2.hook_mlp_in": met } })).logits))
+  })
+
+  it("to the end beside another receiver is both: what the other makes of it, and the change itself", async () => {
+    const path = { base, source, sender: { layer: 1, mlp: true }, metric } as const
+    const end = `blocks.${nLayers - 1}.hook_resid_post`
+    const [written, read] = ["blocks.1.hook_mlp_out", "blocks.2.hook_mlp_in"]
+    const [ours, theirs] = [await cached(base, [written, read]), await cached(source, [written])]
+    const moved = ({ shape, data }: Tensor) =>
+      float32(
+        shape,
+        (data as Float32Array).map((x, i) => x + theirs(written).data[i]! - ours(written).data[i]!),
+      )
+    const met = await mouse.run(base, { patch: { [read]: moved(ours(read)) }, outputs: [end] })
+    const post = moved(met[end]!)
+    const want = logit7((await mouse.run(base, { patch: { [end]: post } })).logits)
+    close(await pathPatch(mouse, { ...path, receivers: [{ layer: 2, input: "mlp" }, { input: "end" }] }), want)
+  })
+
+  it.each([
+    [{ source: images(3, 1) }, /the source has 3 images .* expected 1 or the experiment's 2/],
+    [{ tokens: [17] }, /token 17 of "blocks.0.attn.hook_z" does not exist; there are tokens 0 to 16/],
+    [{ receivers: [] }, /no receiver was named; one is \{ layer, head, input/],
+    [{ sender: { layer: 0 } }, /a sender is \{ layer, head \}, .*, got \{"layer":0\}/],
+    [{ receivers: [{ layer: 1, input: "q" }] }, /a receiver is .*, got \{"layer":1,"input":"q"\}/],
+    [{ receivers: [{ layer: 1, head: 0, input: "x" }] }, /a receiver is/],
+    [{ base: float32([0, 1, 28, 28], []) }, /at least one image/],
+  ])("refuses %#", async (changed, message) => {
+    const path = { base, source, sender: { layer: 0, head: 0 }, receivers: [{ input: "end" }], metric }
+    const error = await thrown(pathPatch(mouse, { ...path, ...changed } as Parameters<typeof pathPatch>[1]))
+    expect([error.code, error.message]).toEqual(["E_INPUT", expect.stringMatching(message)])
+  })
+
   it.each<[Sender, Receiver, RegExp]>([
     [{ layer: 2, head: 0 }, { layer: 1, head: 0, input: "q" }, /writes after it/],
     [{ layer: 1, mlp: true }, { layer: 1, input: "mlp" }, /writes after it/],
@@ -235,6 +284,14 @@ describe("path patching", () => {
 
 describe("a circuit", () => {
   const [base, source] = [images(2, 8), images(2, 9)]
+
+  it.each([{ layer: 4, head: 0 }, { layer: 0, head: 4 }, { layer: 9 }])("has no node %o", async (node) => {
+    const error = await thrown(runCircuit(mouse, { base, source: { run: source }, metric, keep: [node] }))
+    expect([error.code, error.message]).toEqual([
+      "E_INPUT",
+      `no node ${JSON.stringify(node)}: layers 0 to 3 have heads 0 to 3 and an MLP`,
+    ])
+  })
 
   it("of all nodes is the model, of none has every node patched", async () => {
     const { ranking, curve } = await findCircuit(mouse, { base, source: { run: source }, metric })
@@ -327,5 +384,12 @@ describe("corruptions", () => {
   })
   it("refuse a region outside", () => {
     expect(() => fillMean(x, { top: 3, left: 0, height: 2, width: 1 })).toThrow(/outside the 4x5 image/)
+    for (const top of [0.5, NaN]) {
+      expect(() => swapRegion(x, y, { ...region, top })).toThrow(/outside the 4x5 image/)
+    }
+  })
+  it.each([-1, NaN, Infinity])("refuse a deviation of %d", (deviation) => {
+    expect(() => addNoise(x, deviation)).toThrow(/a number of at least 0, got/)
+    expect(() => blur(x, deviation)).toThrow(/above 0 and at most the image's 5 pixels, got/)
   })
 })

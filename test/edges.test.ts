@@ -280,6 +280,55 @@ describe("integrated gradients of edges", () => {
   })
 })
 
+describe("a path through the norms of a post-norm model", () => {
+  const [base, source] = [images(postNorm, 1, 1), images(postNorm, 1, 2)]
+  const logits1 = "logits[:, 1]"
+
+  it.each([{ input: "end" }, { layer: 1, input: "mlp" }] as const)(
+    "from a head to %o is that of plain loops",
+    async (receiver) => {
+      const get = async (from: Tensor) => {
+        const { cache } = await postNorm.runWithCache(from)
+        return (name: string) => Float64Array.from(cache.get(name).data as Float32Array)
+      }
+      const weight = async (name: string) => (await postNorm.weight(name)).data
+      const { dModel: d, nHeads: h, eps } = postNorm.config.vision
+      const [ours, theirs] = [await get(base), await get(source)]
+      const out = await weight("blocks.0.attn.out.weight") // [d, h * e]
+      const e = d / h
+      const [z, other] = [ours("blocks.0.attn.hook_z"), theirs("blocks.0.attn.hook_z")]
+      const moved = ours("blocks.0.hook_attn_out").map((x, i) => {
+        const from = Math.floor(i / d) * d + e
+        for (let k = 0; k < e; k++) x += (other[from + k]! - z[from + k]!) * out[(i % d) * d + e + k]!
+        return x
+      })
+      const plus = (a: Float64Array, b: Float64Array) => a.map((x, i) => x + b[i]!)
+      const norm = async (at: string, x: Float64Array) => {
+        const [w, b] = [await weight(`${at}.weight`), await weight(`${at}.bias`)]
+        return x.map((_, i) => {
+          const row = x.subarray(i - (i % d), i - (i % d) + d)
+          const mean = row.reduce((s, v) => s + v, 0) / d
+          const spread = Math.sqrt(row.reduce((s, v) => s + (v - mean) ** 2, 0) / d + eps)
+          return ((x[i]! - mean) / spread) * w[i % d]! + b[i % d]!
+        })
+      }
+      let stream = ours("blocks.0.hook_resid_pre")
+      for (const [layer, attention] of [moved, ours("blocks.1.hook_attn_out")].entries()) {
+        stream = await norm(`blocks.${layer}.ln1`, plus(stream, attention))
+        if (layer === 1 && receiver.input === "mlp") break
+        stream = await norm(`blocks.${layer}.ln2`, plus(stream, ours(`blocks.${layer}.hook_mlp_out`)))
+      }
+      const hook = `blocks.1.${receiver.input === "mlp" ? "hook_mlp_in" : "hook_resid_post"}`
+      const put = (x: Tensor) => float32(x.shape, Float32Array.from(stream))
+      const { logits } = await postNorm.run(base, { hooks: { [hook]: put } })
+      const path = { base, source, sender: { layer: 0, head: 1 }, receivers: [receiver], metric: logits1 }
+      const [got] = await pathPatch(postNorm, path)
+      expect(got).toBeCloseTo(Number(logits.data[1]), 4)
+      expect(Math.abs(got! - (await measure(postNorm, base, logits1))[0]!)).toBeGreaterThan(1e-3)
+    },
+  )
+})
+
 describe("edges refuse", () => {
   const [base, source] = [images(mouse, 1, 1), images(mouse, 1, 2)]
   const options = { base, source: { run: source }, metric }
@@ -287,8 +336,10 @@ describe("edges refuse", () => {
     const [a, b] = [images(postNorm, 1, 1), images(postNorm, 1, 2)]
     const given = { base: a, source: { run: b }, metric: "logits[:, 0]" }
     expect((await thrown(edgeAttribution(postNorm, given))).message).toMatch(/post-norm/)
-    const path = { base: a, source: b, sender: { layer: 0, head: 0 }, receivers: [{ input: "end" }] as const, metric }
-    expect((await thrown(pathPatch(postNorm, path))).message).toMatch(/post-norm/)
+  })
+  it("numbers of images at once that are none, before anything runs", async () => {
+    for (const batch of [0, 1.5, NaN])
+      expect((await thrown(edgeAttribution(mouse, { ...options, batch }))).message).toMatch(/^batch must be a whole/)
   })
   it.each<[Edge, RegExp]>([
     [{ sender: { embed: true }, receiver: { layer: 9, input: "mlp" } }, /layers 0 to 3/],

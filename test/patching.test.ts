@@ -2,8 +2,8 @@
 import { afterAll, describe, expect, it } from "vitest"
 import { ablate, denoise, noise } from "../src/interp/causal/patching.ts"
 import { regionTokens, siteName, sitesOf, type Site } from "../src/interp/causal/sites.ts"
-import { measure, sweep, type SweepRow } from "../src/interp/causal/sweep.ts"
-import { loadPretrained, type LoadedViT } from "../src/index.ts"
+import { measure, sweep, type Experiment, type SweepRow } from "../src/interp/causal/sweep.ts"
+import { HookedViT, loadPretrained, type LoadedViT } from "../src/index.ts"
 import { float32, size, type Tensor } from "../src/tensor/tensor.ts"
 import { noiseImages } from "./helpers/noise-images.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -237,8 +237,43 @@ describe("a sweep", () => {
   })
 })
 
+describe("an experiment refuses", () => {
+  const [clean, corrupt, metric] = [noiseImages(mouse, 1, 1), noiseImages(mouse, 1, 2), "logits[:, 1]"]
+  const sites = [{ hook: "blocks.1.hook_resid_pre" }]
+  const none = float32([0, 1, 28, 28], [])
+  it.each([
+    [{ source: {} }, /a source is one of \{ run \}, \{ cache \}, \{ zero: true \}, \{ mean \} and \{ resample \}/],
+    [{ source: { resample: none } }, /resampling needs pixel_values .* of at least one image/],
+    [{ source: { mean: none } }, /a mean needs pixel_values/],
+    [{ base: none }, /the experiment needs pixel_values/],
+    [{ batch: 0 }, /batch must be a whole number from 1/],
+    [{ done: [{ site: sites[0]!, values: [1, 2], mean: 1 }] }, /has 2 values, the experiment has 1 images/],
+  ])("%#", async (changed, message) => {
+    const given = { base: corrupt, source: { run: clean }, sites, metric, ...changed } as Experiment
+    const error = await thrown(rows(sweep(mouse, given)))
+    expect([error.code, error.message]).toEqual(["E_INPUT", expect.stringMatching(message)])
+  })
+
+  it("sites along what is no axis, and hooks of a text tower, which has no images", async () => {
+    expect(() => sitesOf(mouse, "blocks.0.hook_resid_pre", ["tokens" as "token"])).toThrow(
+      /along "token", "head" or both/,
+    )
+    const text = "text.blocks.0.hook_resid_pre"
+    expect(() => sitesOf(clip, text)).toThrow(/is of the text tower: an experiment is over images/)
+    expect(sitesOf(clip, "*hook_resid_pre").map((s) => s.hook)).toEqual([0, 1].map((l) => `blocks.${l}.hook_resid_pre`))
+    const given = { base: noiseImages(clip, 1, 1), source: { zero: true } as const, sites: [{ hook: text }], metric }
+    expect((await thrown(rows(sweep(clip, given)))).message).toMatch(/is of the text tower/)
+  })
+})
+
 describe("a region", () => {
   it("is its patches' tokens, after the class token", () => {
     expect(regionTokens(mouse, [1, 2], [2, 2])).toEqual([1 + 6, 1 + 7, 1 + 10, 1 + 11])
+    // Pixels that fill no patch are not read.
+    const config = { ...mouse.config, vision: { ...mouse.config.vision, imageSize: [30, 34] as const } }
+    const wider = new HookedViT({ config, weights: mouse.weights, runtime: mouse.runtime })
+    expect(regionTokens(wider, [3, 3])).toEqual([16])
+    expect(() => regionTokens(wider, [4, 0])).toThrow(/outside the 4x4 patches/)
+    for (const row of [0.5, NaN]) expect(() => regionTokens(mouse, [row, 0])).toThrow(/outside the 4x4 patches/)
   })
 })

@@ -106,7 +106,7 @@ describe("vit-prisma saliency", () => {
         /discardRatio must be in \[0, 1\).*\[E_INPUT\]/,
       ],
       [[mouse, picture, "--method", "smooth", "--seed", "x"], 1, /seed must be.*NaN.*\[E_INPUT\]/],
-      [[reference("hf-dino"), picture], 2, /no class logits; give --metric.*\[E_USAGE\]/],
+      [[reference("hf-dino"), picture], 2, /no class logits; it gives last_hidden_state: give --metric.*\[E_USAGE\]/],
       [[mouse, picture, "--out", picture], 6, /is read here.*\[E_OUTPUT\]/],
     ]
     await twoAtATime(cases, async ([args, exit, said]) => {

@@ -68,6 +68,41 @@ describe("resampling", () => {
     expect(got.interval![0]).toBeLessThan(got.scrubbed)
   })
 
+  it("goes down a tree: what a value is made of is drawn anew for the image that was drawn", async () => {
+    const groups: ScrubGroup[] = [
+      {
+        sites: [{ hook: m }],
+        allowed: (i) => (i < 2 ? [0, 1] : [2, 3]),
+        from: [
+          { sites: [{ hook: z }], allowed: (i) => [i ^ 1], from: [{ sites: [{ hook: "blocks.0.hook_mlp_out" }] }] },
+          { sites: [{ hook: "blocks.0.attn.hook_z", head: 1 }] },
+        ],
+      },
+      { sites: [{ hook: "blocks.3.attn.hook_z" }], allowed: (i) => [3 - i] },
+    ]
+    const got = await resample(mouse, four, { groups, metric, draws: 2, seed: 8 })
+    const one = (i: number) => float32([1, 1, 28, 28], row(four, i))
+    const at = async (i: number, hook: string, patch: Record<string, Tensor>) =>
+      (await mouse.run(one(i), { patch, outputs: [hook] }))[hook] as Tensor<"float32">
+    for (const [k, drawn] of got.drawn.entries()) {
+      expect(drawn).toHaveLength(5)
+      const [mlps, heads, deepest, beside, last] = drawn as [number[], number[], number[], number[], number[]]
+      const each: number[] = []
+      for (let i = 0; i < 4; i++) {
+        expect([Math.floor(mlps[i]! / 2), heads[i], last[i]]).toEqual([Math.floor(i / 2), mlps[i]! ^ 1, 3 - i])
+        const low = "blocks.0.hook_mlp_out"
+        const zOfHeads = await at(heads[i]!, z, { [low]: await at(deepest[i]!, low, {}) })
+        const [own, other] = await Promise.all([mlps[i]!, beside[i]!].map((j) => at(j, "blocks.0.attn.hook_z", {})))
+        const first = own!.data.map((x, j) => (Math.floor(j / 32) % 4 === 1 ? other!.data[j]! : x))
+        const put = await at(mlps[i]!, m, { [z]: zOfHeads, "blocks.0.attn.hook_z": float32(own!.shape, first) })
+        const end = await at(last[i]!, "blocks.3.attn.hook_z", {})
+        const { logits } = await mouse.run(one(i), { patch: { [m]: put, "blocks.3.attn.hook_z": end } })
+        each.push(Number(logits.data[1]))
+      }
+      expect(got.values[k]).toBeCloseTo(mean(each), 4)
+    }
+  })
+
   it("recovers all where an image stands only for itself, and nothing is claimed of values that do not matter", async () => {
     const sites = [{ hook: m }]
     const self = await resample(mouse, four, { groups: [{ sites, allowed: (i) => [i] }], metric, draws: 2 })
@@ -86,6 +121,14 @@ describe("resampling", () => {
     [[{ sites: [{ hook: m }], allowed: () => [4] }], /images 0 to 3/],
     [[{ sites: [{ hook: z, head: 4 }] }], /heads 0 to 3/],
     [[{ sites: [{ hook: "hook_pos_embed" }] }], /the same for all images/],
+    [
+      [{ sites: [{ hook: z }], from: [{ sites: [{ hook: m }] }] }],
+      /is not made of "blocks.2.hook_mlp_out", which comes/,
+    ],
+    [
+      [{ sites: [{ hook: m }], from: [{ sites: [{ hook: z }], allowed: () => [7] }] }],
+      /group 1 \(blocks.1.attn.hook_z\), image 0: image 7 is allowed, there are images 0 to 3/,
+    ],
   ])("refuses %#", async (groups, message) => {
     expect((await thrown(resample(mouse, four, { groups, metric }))).message).toMatch(message)
   })
@@ -170,6 +213,8 @@ describe("dropped tokens", () => {
   })
 
   it("must be patches, and not all of them", async () => {
+    const none = dropTokens(mouse, { images: images(mouse, 1, 1), groups: [[1]], metric, batch: 0 }).next()
+    expect((await thrown(none)).message).toMatch(/batch must be a whole number from 1/)
     expect((await thrown(withoutTokens(mouse, images(mouse, 1, 1), [0]))).message).toMatch(/patches are tokens 1 to 16/)
     const all = Array.from({ length: 16 }, (_, i) => i + 1)
     expect((await thrown(withoutTokens(mouse, images(mouse, 1, 1), all))).message).toMatch(/keep at least one/)

@@ -8,6 +8,7 @@ import type { Target } from "../interp/residual/targets.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import type { OverlayInput } from "../viewer/encode.ts"
 import { tokenNames } from "./lens.ts"
+import { noLogits } from "./metric.ts"
 import { loadModel, plain, print, style, table, type ModelOptions } from "./output.ts"
 import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
 import { predictions } from "./run.ts"
@@ -70,9 +71,7 @@ async function targetOf(
   if (metric !== undefined) return { metric }
   if (texts) return { ...texts, ...(against !== undefined && { difference: true as const }) }
   if (classes === undefined && against === undefined) {
-    if (!model.outputNames.includes("logits")) {
-      fail("E_USAGE", `${model.source.name} has no class logits; give --metric 'pooler_output[:, 0]' or texts`)
-    }
+    if (!model.outputNames.includes("logits")) noLogits(model)
     const { logits } = await model.run(pixels, { outputs: "logits" })
     return { classes: predictions(model, logits, 0, 1)[0]!.index }
   }

@@ -9,23 +9,18 @@ import { ablate as ablated, denoise, noise, type Ablation } from "../interp/caus
 import { chosenLayers } from "../interp/attention/patterns.ts"
 import { regionTokens, siteName, sitesOf, type Cut, type Site } from "../interp/causal/sites.ts"
 import { measure, type SweepRow } from "../interp/causal/sweep.ts"
-import { classIndex, className } from "../interp/residual/classes.ts"
 import { actName } from "../interp/cache.ts"
+import type { Metric } from "../interp/gradients.ts"
+import { quote } from "../tensor/quote.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import { openAppender } from "../train/tracking/append.ts"
+import { changes } from "./causal-pictures.ts"
+import { metrics, type MetricOptions } from "./metric.ts"
 import { loadModel, note, plain, print, table, type ModelOptions } from "./output.ts"
-import {
-  checkPictures,
-  pictureBase,
-  present,
-  specialTokens,
-  wantsPictures,
-  writePictures,
-  type PictureOptions,
-} from "./pictures.ts"
-import type { MatrixInput, ViewInput } from "../viewer/encode.ts"
+import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
+import type { ViewInput } from "../viewer/encode.ts"
 
-interface CausalOptions extends ModelOptions, PictureOptions {
+interface CausalOptions extends ModelOptions, PictureOptions, MetricOptions {
   readonly hook: string
   readonly by: readonly Cut[]
   readonly layers?: readonly number[]
@@ -34,8 +29,6 @@ interface CausalOptions extends ModelOptions, PictureOptions {
   readonly tokens?: readonly number[]
   /** Patches as one site: first row and column, then how many rows and columns. */
   readonly region?: readonly number[]
-  readonly metric?: string
-  readonly class?: string
   readonly batch: number
   /** A file of rows, one a line: written as they are computed, and read again to go on. */
   readonly rows?: string
@@ -58,11 +51,18 @@ export async function patch(name: string, paths: readonly [string, string], opti
   const [clean, corrupt] = [await model.images(a), await model.images(b)]
   const metric = await metricOf(model, clean, options)
   const ends = {
-    clean: (await measure(model, clean, metric.text))[0]!,
-    corrupt: (await measure(model, corrupt, metric.text))[0]!,
+    clean: (await measure(model, clean, metric.metric))[0]!,
+    corrupt: (await measure(model, corrupt, metric.metric))[0]!,
   }
   const work = (rest: Rest) => (options.noise ? noise : denoise)(model, { clean, corrupt, ...rest })
-  const rows = await collected(model, metric.text, options, work)
+  const experiment = {
+    command: "patch",
+    model: name,
+    images: paths,
+    metric: metric.name,
+    noise: options.noise ?? false,
+  }
+  const rows = await collected(model, metric.metric, experiment, options, work)
   const plainly = options.noise ? ends.clean : ends.corrupt
   const said = { metric: metric.name, ends, plainly }
   await report(model, rows, options, said, [{ name: paths[0], image: a }], [name, ...paths])
@@ -85,9 +85,12 @@ export async function ablate(name: string, paths: readonly string[], options: Ab
   const by: Ablation =
     mode === "zero" ? { zero: true } : mode === "mean" ? { mean: images } : { resample: images, seed }
   const metric = await metricOf(model, images, options)
-  const plainValues = await measure(model, images, metric.text)
+  const plainValues = await measure(model, images, metric.metric)
   const ends = { intact: plainValues.reduce((x, y) => x + y, 0) / plainValues.length }
-  const rows = await collected(model, metric.text, options, (rest) => ablated(model, { images, by, ...rest }))
+  const experiment = { command: "ablate", model: name, images: paths, metric: metric.name, mode, seed }
+  const rows = await collected(model, metric.metric, experiment, options, (rest) =>
+    ablated(model, { images, by, ...rest }),
+  )
   await report(
     model,
     rows,
@@ -98,49 +101,41 @@ export async function ablate(name: string, paths: readonly string[], options: Ab
   )
 }
 
+interface Called {
+  readonly metric: Metric
+  readonly name: string
+}
+
 interface Rest {
   readonly sites: readonly Site[]
-  readonly metric: string
+  readonly metric: Metric
   readonly batch: number
   readonly done: readonly SweepRow[]
   readonly signal: AbortSignal
   readonly onProgress: (done: number, total: number) => void
 }
 
-/** The metric as text and as it is called: --metric, or the logit of --class, or that of what the first image is taken for. */
-async function metricOf(
-  model: LoadedViT,
-  images: Tensor,
-  options: CausalOptions,
-): Promise<{ text: string; name: string }> {
-  if (options.metric !== undefined) return { text: options.metric, name: options.metric }
-  if (!model.outputNames.includes("logits")) {
-    return fail(
-      "E_USAGE",
-      `${options.class ?? "the model"} has no class logits; give --metric, as "pooler_output[:, 0]"`,
-    )
-  }
-  const { logits } = await model.run(images)
-  const n = logits.shape[1]!
-  const first = Array.from(logits.data.slice(0, n) as Float32Array)
-  const index =
-    options.class === undefined ? first.indexOf(Math.max(...first)) : classIndex(model.config, options.class)
-  return { text: `logits[:, ${index}]`, name: `logit of ${className(model.config, index)}` }
+/** The metric, and what it is called. */
+async function metricOf(model: LoadedViT, images: Tensor, options: CausalOptions): Promise<Called> {
+  const { of, what, metric } = await (await metrics(model, options))(images)
+  return { metric, name: what === "metric" ? of : what === "logit" ? `logit of ${of}` : `similarity to ${of}` }
 }
 
 async function collected(
   model: LoadedViT,
-  metric: string,
+  metric: Metric,
+  experiment: Experiment,
   options: CausalOptions,
   work: (rest: Rest) => AsyncGenerator<SweepRow>,
 ): Promise<SweepRow[]> {
   const { nLayers } = model.config.vision
   const layers = options.layers && chosenLayers(nLayers, options.layers)
-  const wanted = /[.*]/.test(options.hook) ? options.hook : actName(options.hook, 0).replace("blocks.0.", "blocks.*.")
+  const full = /[.*{]/.test(options.hook) || model.hooks.has(options.hook)
+  const wanted = full ? options.hook : actName(options.hook, 0).replace("blocks.0.", "blocks.*.")
   const within = ({ hook }: Site) => !layers || layers.includes(Number(/^blocks\.(\d+)\./.exec(hook)?.[1] ?? -1))
   const sites = sitesOf(model, wanted, options.by, tokensOf(model, options), options.heads).filter(within)
   if (!sites.length) fail("E_USAGE", `no site is left of ${wanted}: it is not of a layer`)
-  const done = options.rows === undefined ? [] : await rowsOf(options.rows)
+  const { done, cut } = options.rows === undefined ? { done: [], cut: false } : await rowsOf(options.rows, experiment)
   const stop = new AbortController()
   const interrupted = () => stop.abort()
   process.once("SIGINT", interrupted)
@@ -148,12 +143,14 @@ async function collected(
     if (process.stderr.isTTY) process.stderr.write(n < total ? `\r${n} of ${total} sites` : "\r\u001B[K")
   }
   const file = options.rows === undefined ? undefined : await openAppender(options.rows)
+  // After a row that was cut short the next begins on a line of its own.
+  if (cut) file?.append(Buffer.from("\n"))
   const rows: SweepRow[] = []
   const known = new Set(done.map((r) => siteName(r.site)))
   try {
     for await (const row of work({ sites, metric, batch: options.batch, done, signal: stop.signal, onProgress })) {
       rows.push(row)
-      if (!known.has(siteName(row.site))) file?.append(Buffer.from(`${JSON.stringify({ ...row, metric })}\n`))
+      if (!known.has(siteName(row.site))) file?.append(Buffer.from(`${JSON.stringify({ ...row, experiment })}\n`))
     }
   } finally {
     process.off("SIGINT", interrupted)
@@ -173,20 +170,47 @@ function tokensOf(model: LoadedViT, { tokens, region }: CausalOptions): readonly
   return [regionTokens(model, [top!, left], [height, width])]
 }
 
-/** Rows of an earlier run; a last line that a kill has cut short does not count. */
-async function rowsOf(path: string): Promise<SweepRow[]> {
-  if (!(await stat(path).catch(() => undefined))) return []
-  const rows: SweepRow[] = []
+/** What a file of rows is of. */
+type Experiment = Readonly<Record<string, string | number | boolean | readonly string[]>>
+
+/**
+ * Rows of an earlier run; one that a kill has cut short does not count. Error: E_USAGE where they are of another
+ * experiment.
+ */
+async function rowsOf(path: string, experiment: Experiment): Promise<{ done: SweepRow[]; cut: boolean }> {
+  const done: SweepRow[] = []
+  let cut = false
+  if (!(await stat(path).catch(() => undefined))) return { done, cut }
   for await (const line of createInterface({ input: createReadStream(path) })) {
-    try {
-      const row = JSON.parse(line) as SweepRow
-      if (typeof row.site?.hook === "string" && Array.isArray(row.values)) rows.push(row)
-    } catch {
-      note(`${path}: a line that is no JSON is passed over`)
+    const found = rowIn(line)
+    cut = !found
+    if (!found) {
+      if (!line.startsWith('{"site"')) return noRows(path)
+      note(`${path}: a row that was cut short is passed over`)
+      continue
     }
+    const { experiment: other = experiment, ...row } = found
+    const differs = Object.keys(experiment).find((key) => String(other[key]) !== String(experiment[key]))
+    if (differs !== undefined) {
+      const was = `${differs} ${quote(String(other[differs]))}, here ${quote(String(experiment[differs]))}`
+      fail("E_USAGE", `${path} has rows of another experiment: ${was}; name another file`, { file: path })
+    }
+    done.push(row)
   }
-  return rows
+  return { done, cut }
 }
+
+function rowIn(line: string): (SweepRow & { readonly experiment?: Experiment }) | undefined {
+  try {
+    const row = JSON.parse(line) as SweepRow
+    return typeof row?.site?.hook === "string" && Array.isArray(row.values) ? row : undefined
+  } catch {
+    return undefined
+  }
+}
+
+const noRows = (path: string): never =>
+  fail("E_USAGE", `${path} is no file of rows that this command wrote; name another or a new one`, { file: path })
 
 interface Said {
   readonly metric: string
@@ -218,36 +242,11 @@ async function report(
   })
   if (!wantsPictures(options)) return
   const base = pictureBase(model, images, { title: `${metric} with one value replaced` })
-  const view: ViewInput = { ...base, matrices: matricesOf(model, rows, { metric, plainly }) }
+  const { overlays, matrices } = changes(rows, { vision: model.config.vision, metric, plainly })
+  const view: ViewInput = {
+    ...base,
+    images: base.images.map((image) => ({ ...image, ...(overlays.length && { overlays }) })),
+    matrices,
+  }
   await writePictures(view, options, sources)
-}
-
-/** What each value changes: a row for each hook, a column for each site that it has. */
-function matricesOf(
-  model: LoadedViT,
-  rows: readonly SweepRow[],
-  { metric, plainly }: Pick<Said, "metric" | "plainly">,
-): MatrixInput[] {
-  const hooks = [...new Set(rows.map((r) => r.site.hook))]
-  const sites = rows.map((r) => r.site).filter((site) => site.hook === hooks[0])
-  const heads = sites[0]?.head !== undefined
-  const tokens = sites[0]?.tokens?.length === 1
-  // Heads and tokens are two axes, for which the page has no table.
-  if (heads && tokens && sites.length > 1) return []
-  const special = specialTokens(model.config.vision.prefix)
-  const tokenName = (t: number) => special[t] ?? `patch ${t - special.length}`
-  const nameOf = ({ head, tokens: group }: Site) =>
-    heads ? `head ${head}` : tokens ? tokenName(group![0]!) : group ? `${group.length} patches` : "all"
-  return [
-    {
-      name: heads ? "layers by heads" : tokens ? "layers by tokens" : "layers",
-      kind: "diverging",
-      units: `change of ${metric}`,
-      rows: hooks,
-      columns: sites.map(nameOf),
-      values: rows.map((r) => r.mean - plainly),
-      rowAxis: "layer",
-      ...((heads || tokens) && { columnAxis: heads ? "head" : "token" }),
-    },
-  ]
 }

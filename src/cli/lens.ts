@@ -1,5 +1,6 @@
 /** @file vit-prisma lens: what the model's own head makes of the stream at each layer, pooled and at each token. */
 import { decodeImage, type Image } from "../data/image.ts"
+import { fail } from "../errors.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { emojiGrid, emojiOf } from "../interp/residual/emoji.ts"
 import { logitLens, type Lens, type LensOptions } from "../interp/residual/lens.ts"
@@ -30,6 +31,11 @@ export async function lens(name: string, paths: readonly string[], options: Lens
   await checkPictures(options, sources)
   const model = await loadModel(name, options)
   const texts = await textsOf(model, options)
+  if (!texts && !model.outputNames.includes("logits")) {
+    const outputs = model.outputNames.join(", ")
+    const instead = model.outputNames.includes("image_embeds") ? "give --text or --text-embeds" : "no lens reads these"
+    fail("E_USAGE", `${model.source.name} has no class logits; it gives ${outputs}: ${instead}`)
+  }
   const how: LensOptions = {
     ...texts,
     top: options.top,

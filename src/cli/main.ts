@@ -128,6 +128,9 @@ const withSites = (command: Command): Command =>
       "--class <name>",
       "the logit of this class, by index or label; by default what the first image is taken for",
     )
+    .option("--against <name>", "less the logit of this class")
+    .option("--text <text>", "of a dual encoder: likeness to a text")
+    .option("--text-embeds <file>", "safetensors with text_embeds [1, p]: likeness to it")
     .option("--batch <n>", "images at once", positiveInt, 8)
     .option("--rows <file>", "write each row as JSON when it is there; rows that the file has are not computed again")
 

@@ -1,6 +1,5 @@
 /** @file vit-prisma saliency: where in an image a class, a text or any output comes from. */
 import { decodeImage, type Image } from "../data/image.ts"
-import { fail } from "../errors.ts"
 import { writeSafetensors } from "../files/safetensors-file.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { readout, tokenLayout } from "../interp/attention/tokens.ts"
@@ -10,22 +9,15 @@ import type { Metric } from "../interp/gradients.ts"
 import { measured } from "../interp/inputs/batches.ts"
 import { integratedGradients, saliency as gradient, smoothGrad, type Attribution } from "../interp/inputs/gradient.ts"
 import { heatmap, patchMap } from "../interp/inputs/heatmap.ts"
-import { classMetric, similarityMetric } from "../interp/inputs/metrics.ts"
 import { occlusion } from "../interp/inputs/occlusion.ts"
 import { attentionGradient } from "../interp/inputs/relevance.ts"
 import { float32, type Tensor } from "../tensor/tensor.ts"
+import { metrics, type MetricOptions } from "./metric.ts"
 import { loadModel, note, plain, print, refuseOverwriting, style, table, type ModelOptions } from "./output.ts"
 import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
-import { predictions } from "./run.ts"
-import { textsOf } from "./text-embeds.ts"
 
-export interface SaliencyCommand extends ModelOptions, PictureOptions {
+export interface SaliencyCommand extends ModelOptions, PictureOptions, MetricOptions {
   readonly method: Method
-  readonly class?: string
-  readonly against?: string
-  readonly text?: string
-  readonly textEmbeds?: string
-  readonly metric?: string
   readonly steps: number
   readonly samples: number
   readonly seed: number
@@ -115,42 +107,6 @@ export async function saliency(name: string, paths: readonly string[], options: 
   await present(results, options, () => found.forEach((f) => asText(f, options)))
   if (options.out !== undefined) await write(found, options.out)
   if (wantsPictures(options)) await draw(model, found, options, files)
-}
-
-interface Named {
-  readonly of: string
-  readonly metric: Metric
-}
-
-/** The metric that the options name, which may be each image's most probable class. Errors: E_USAGE, E_INPUT. */
-async function metrics(model: LoadedViT, options: SaliencyCommand): Promise<(pixels: Tensor) => Promise<Named>> {
-  const { class: wanted, against, metric, text, textEmbeds } = options
-  if ([wanted, metric, text ?? textEmbeds].filter((x) => x !== undefined).length > 1) {
-    fail("E_USAGE", "give one of --class, --metric, --text and --text-embeds: each names another output")
-  }
-  if (against !== undefined && wanted === undefined) fail("E_USAGE", "--against wants --class")
-  const always = (named: Named) => () => Promise.resolve(named)
-  if (metric !== undefined) return always({ of: metric, metric })
-  if (wanted !== undefined) {
-    const of = against === undefined ? wanted : `${wanted} - ${against}`
-    return always({ of, metric: classMetric(model, wanted, against) })
-  }
-  const texts = await textsOf(model, {
-    ...(text !== undefined && { text: [text] }),
-    ...(textEmbeds !== undefined && { textEmbeds }),
-  })
-  if (texts) {
-    if (texts.names.length !== 1) fail("E_INPUT", `${textEmbeds}: holds ${texts.names.length} texts; one is explained`)
-    return always({ of: texts.names[0]!, metric: similarityMetric(model, texts.embeds) })
-  }
-  if (!model.outputNames.includes("logits")) {
-    fail("E_USAGE", `${model.source.name} has no class logits; give --metric 'pooler_output[:, 0]' or a text`)
-  }
-  return async (pixels) => {
-    const { logits } = await model.run(pixels, { outputs: "logits" })
-    const { label, index } = predictions(model, logits, 0, 1)[0]!
-    return { of: label, metric: classMetric(model, index) }
-  }
 }
 
 const strongest = ({ patches }: Found, top: number) => {

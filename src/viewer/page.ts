@@ -63,9 +63,9 @@ const BODY = `<header class="top">
 <div class="bar" role="toolbar" aria-label="What is shown">
 <label class="field" id="show-field">Show<select id="show"></select></label>
 <label class="field" id="direction-field">Direction<select id="direction"><option value="from">where the token looks</option><option value="to">who looks at the token</option></select></label>
-<label class="field">Colours<select id="scale"><option value="each">each map to its own largest</option><option value="shared">all maps to one scale</option></select></label>
+<label class="field" id="scale-field">Colours<select id="scale"><option value="each">each map to its own largest</option><option value="shared">all maps to one scale</option></select></label>
 <label class="field" id="layer-field">Layer<span class="row"><button id="play" type="button" aria-pressed="false" aria-label="Play over the layers" title="Play over the layers (space)"></button><input id="layer" type="range" step="1"><output id="layer-name"></output></span></label>
-<label class="field">Opacity<input id="opacity" type="range" min="0" max="1" step="0.05" value="0.65" title="Of the map over the image"></label>
+<label class="field" id="opacity-field">Opacity<input id="opacity" type="range" min="0" max="1" step="0.05" value="0.65" title="Of the map over the image"></label>
 <button id="compare" type="button" aria-pressed="false" title="Two heads or two images side by side (c)">Compare</button>
 </div>
 <div class="stage" id="stage">

@@ -33,6 +33,7 @@ input[type="range"] { accent-color: var(--accent); width: 130px; margin: 0 }
 #opacity { width: 90px }
 .bar { display: flex; flex-wrap: wrap; gap: 10px 18px; align-items: end; padding: 10px 14px; margin-bottom: 14px; background: var(--card);
   border: 1px solid var(--line); border-radius: 10px }
+.bar:not(:has(> :not([hidden]))) { display: none }
 .field { display: grid; gap: 3px; font-size: 12px; color: var(--faint) }
 .field > select, .field > .row, .field > input { color: var(--ink); font-size: 14px; min-height: 32px }
 .row { display: flex; gap: 8px; align-items: center }
@@ -91,6 +92,11 @@ canvas { display: block; touch-action: manipulation }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 14px; margin-top: 14px; align-items: start }
 .charts:empty { display: none }
 .charts .wide { grid-column: 1 / -1 }
+.plain { display: grid; grid-template-columns: minmax(280px, 36fr) minmax(0, 64fr); gap: 0 14px; align-items: start }
+.plain > *, .plain:has(> .charts:empty) > .stage { grid-column: 1 / -1 }
+.plain > .stage:not(.comparing) { grid-column: 1; grid-template-columns: minmax(0, 1fr); max-width: 720px }
+.plain > .stage:not(.comparing) + .charts { grid-column: 2; margin-top: 0; grid-template-columns: repeat(auto-fit, minmax(min(100%, 360px), 1fr)) }
+.plain > .stage.comparing, .plain > .stage.comparing .panels { grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)) }
 #notes { margin-top: 14px; color: var(--soft); font-size: 13px; max-width: 90ch }
 #notes summary { cursor: pointer; font-weight: 600 }
 #notes ul { padding-left: 20px }
@@ -112,6 +118,11 @@ dialog dt { font: 12.5px/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, mono
   .stage.comparing .panels { grid-column: 1 / -1; grid-row: auto }
   .stage.comparing > #heads-card { grid-column: 1; grid-row: auto }
   .stage.comparing > #pattern-card { grid-column: 2 }
+}
+@media (max-width: 820px) {
+  .plain { grid-template-columns: minmax(0, 1fr) }
+  .plain > *, .plain > .stage:not(.comparing), .plain > .stage:not(.comparing) + .charts { grid-column: 1 }
+  .plain > .stage:not(.comparing) + .charts { margin-top: 14px }
 }
 @media (max-width: 720px) {
   body { padding-top: 14px }

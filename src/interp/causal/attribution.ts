@@ -10,10 +10,10 @@ import { mul, neg, sub, sum } from "../../graph/ops.ts"
 import { matchHooks, type HookNames } from "../../model/hooks.ts"
 import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
-import { inputValues } from "../feeds.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import type { GraphView, HookedViT } from "../hooked-vit.ts"
-import { sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
+import { whole } from "../inputs/batches.ts"
+import { imagesIn, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
 
 export interface AttributionOptions {
   /** Images [n, c, H, W]: the run in which values are thought to be replaced. */
@@ -36,7 +36,7 @@ export async function attributionPatching(
   { base, source, hooks, metric, steps = 1 }: AttributionOptions,
 ): Promise<ReadonlyMap<string, Tensor<"float32">>> {
   const names = matchHooks(model.hooks, hooks)
-  const n = inputValues(model.config, base)["pixel_values"]!.shape[0]!
+  const n = imagesIn(model, base).shape[0]!
   const points = line(base, source, steps)
   const theirs = "zero" in source ? undefined : await sourceRows(model, source, n, n)(names, 0, n)
   // Along a line the difference stays that of its ends.
@@ -79,7 +79,7 @@ const fed = (prefix: string, rows: Rows | undefined): Record<string, Tensor> =>
 
 /** Midpoints of `steps` equal parts of the way; of one step, the base itself. */
 export function line(base: Tensor, source: Source, steps: number): Tensor[] {
-  if (!Number.isInteger(steps) || steps < 1) fail("E_INPUT", `steps must be a whole number of at least 1, got ${steps}`)
+  whole("steps", steps, 1024)
   if (steps === 1) return [base]
   if (!("run" in source))
     return fail("E_INPUT", "more than one step needs a source that is a run: there is no line to others")

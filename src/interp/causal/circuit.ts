@@ -4,13 +4,13 @@
  * Nodes are ranked by attribution patching and kept from the first on (as arXiv:2310.10348 ranks edges); the curve says how
  * faithful each number of kept nodes is: 1 is the whole model, 0 is the other run.
  */
+import { fail } from "../../errors.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
-import { inputValues } from "../feeds.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { attributionPatching } from "./attribution.ts"
 import { curveOf, meanOf, type CurveOptions, type CurvePoint } from "./faithfulness.ts"
-import { sourceRows, type Source } from "./sources.ts"
+import { imagesIn, sourceRows, type Source } from "./sources.ts"
 import { measure } from "./sweep.ts"
 
 /** A head, or the MLP, of a layer. */
@@ -62,16 +62,27 @@ export async function runCircuit(
     keep,
   }: Pick<CircuitOptions, "base" | "source" | "metric"> & { readonly keep: readonly CircuitNode[] },
 ): Promise<number[]> {
-  const n = inputValues(model.config, base)["pixel_values"]!.shape[0]!
+  const n = imagesIn(model, base).shape[0]!
+  const nodes = nodesOf(model)
+  const there = new Set(nodes.map(keyOf))
+  const missing = keep.find((node) => !there.has(keyOf(node)))
+  if (missing) {
+    const { nLayers, nHeads } = model.config.vision
+    const mlps = nodes.some((node) => node.head === undefined) ? " and an MLP" : ""
+    fail(
+      "E_INPUT",
+      `no node ${JSON.stringify(missing)}: layers 0 to ${nLayers - 1} have heads 0 to ${nHeads - 1}${mlps}`,
+    )
+  }
   const kept = new Set(keep.map(keyOf))
-  const out = nodesOf(model).filter((node) => !kept.has(keyOf(node)))
+  const out = nodes.filter((node) => !kept.has(keyOf(node)))
   const hooks = [...new Set(out.map(hookOf))]
   const theirs = hooks.length
     ? await sourceRows(model, source, n, n)(hooks, 0, n)
     : new Map<string, Tensor<"float32">>()
   // Functions on numbers at every hook: whatever is kept, the sessions between the cuts are the same.
   const functions = Object.fromEntries(
-    [...new Set(nodesOf(model).map(hookOf))].map((hook) => {
+    [...new Set(nodes.map(hookOf))].map((hook) => {
       const heads = out.filter((node) => hookOf(node) === hook).map((node) => node.head)
       return [hook, (value: Tensor) => mixed(value as Tensor<"float32">, theirs.get(hook), heads)]
     }),

@@ -21,6 +21,9 @@ export function swapRegion(images: Tensor, others: Tensor, region: Region): Tens
 
 /** Gaussian noise of this deviation, in units of the pixel values, added everywhere or in a region. */
 export function addNoise(images: Tensor, deviation: number, seed = 0, region?: Region): Tensor<"float32"> {
+  if (!(deviation >= 0 && deviation < Infinity)) {
+    fail("E_INPUT", `the deviation of noise must be a number of at least 0, got ${deviation}`)
+  }
   const random = new Random(seed, "noise")
   return inside(images, region, (x) => x + deviation * random.normal())
 }
@@ -43,11 +46,14 @@ export function fillMean(images: Tensor, region?: Region): Tensor<"float32"> {
 
 /** Gaussian blur of this deviation in pixels, the border repeated, everywhere or in a region. */
 export function blur(images: Tensor, deviation: number, region?: Region): Tensor<"float32"> {
-  if (!(deviation > 0)) fail("E_INPUT", `the deviation of a blur must be above 0 pixels, got ${deviation}`)
+  const [, , H, W] = sizes(images)
+  const most = Math.max(H, W)
+  if (!(deviation > 0 && deviation <= most)) {
+    fail("E_INPUT", `the deviation of a blur must be above 0 and at most the image's ${most} pixels, got ${deviation}`)
+  }
   const radius = Math.ceil(3 * deviation)
   const kernel = Array.from({ length: 2 * radius + 1 }, (_, i) => Math.exp(-((i - radius) ** 2) / (2 * deviation ** 2)))
   const total = kernel.reduce((a, b) => a + b)
-  const [, , H, W] = sizes(images)
   const along = (from: ArrayLike<number>, size: number, step: number): Float64Array =>
     Float64Array.from({ length: from.length }, (_, i) => {
       const at = Math.floor(i / step) % size
@@ -71,7 +77,8 @@ function inside(
 ): Tensor<"float32"> {
   const [, , H, W] = sizes(images)
   const { top, left, height, width } = region ?? { top: 0, left: 0, height: H, width: W }
-  if (top < 0 || left < 0 || height < 1 || width < 1 || top + height > H || left + width > W) {
+  const outside = top < 0 || left < 0 || height < 1 || width < 1 || top + height > H || left + width > W
+  if (outside || ![top, left, height, width].every(Number.isInteger)) {
     fail("E_INPUT", `the region ${height}x${width} at row ${top}, column ${left} is outside the ${H}x${W} image`)
   }
   const out = Float32Array.from(images.data as Float32Array)

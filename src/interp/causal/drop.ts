@@ -7,10 +7,10 @@ import { fail } from "../../errors.ts"
 import { nPatches, nPrefix } from "../../model/config.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
-import { inputValues } from "../feeds.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import { HookedViT } from "../hooked-vit.ts"
-import { imagesOf, valuesAt } from "./sources.ts"
+import { whole } from "../inputs/batches.ts"
+import { imagesIn, imagesOf, valuesAt } from "./sources.ts"
 import type { SweepRow } from "./sweep.ts"
 
 /** What runs without some tokens: `model.run({}, { patch, ... })`, `model.runWithCache({}, { patch, ... })`. */
@@ -71,7 +71,8 @@ export interface DropOptions {
 /** One row for each group: the metric without its tokens. Errors: E_HOOK, E_INPUT, E_INTERRUPTED. */
 export async function* dropTokens(model: HookedViT, options: DropOptions): AsyncGenerator<SweepRow, void, void> {
   const { images, groups, metric, batch = 8, signal, onProgress } = options
-  const pixels = inputValues(model.config, images)["pixel_values"]!
+  whole("batch", batch, 4096)
+  const pixels = imagesIn(model, images)
   const n = pixels.shape[0]!
   for (const [g, tokens] of groups.entries()) {
     if (signal?.aborted) fail("E_INTERRUPTED", `dropping was stopped after ${g} of ${groups.length} groups`)

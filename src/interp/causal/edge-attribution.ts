@@ -4,9 +4,9 @@
  */
 import { float32, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
-import { inputValues } from "../feeds.ts"
 import type { Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
+import { whole } from "../inputs/batches.ts"
 import { line } from "./attribution.ts"
 import {
   edgeLayout,
@@ -21,7 +21,7 @@ import {
 } from "./edges.ts"
 import { curveOf, meanOf, type CurveOptions, type CurvePoint } from "./faithfulness.ts"
 import { checkEdge } from "./path.ts"
-import { imagesOf, sourceRows, valuesAt, type Source } from "./sources.ts"
+import { imagesIn, imagesOf, sourceRows, valuesAt, type Source } from "./sources.ts"
 import { measure } from "./sweep.ts"
 
 export interface EdgeOptions {
@@ -120,7 +120,8 @@ const powers = (most: number): number[] => {
 /** The images in parts, each with the rows that its edges would carry. */
 async function prepared(model: HookedViT, { base, source, batch = 1 }: EdgeOptions) {
   const layout = edgeLayout(model)
-  const images = inputValues(model.config, base)["pixel_values"]!
+  whole("batch", batch, 4096)
+  const images = imagesIn(model, base)
   const n = images.shape[0]!
   const rows = sourceRows(model, source, n, batch)
   const parts = Array.from({ length: Math.ceil(n / batch) }, (_, k) => {

@@ -6,6 +6,7 @@
  * (arXiv:2310.10348), averaged along the images between the two (arXiv:2403.17806).
  */
 import { grad } from "../../autodiff/grad.ts"
+import { fail } from "../../errors.ts"
 import type { Dim } from "../../graph/dims.ts"
 import { add, concat, constant, matmul, mul, reshape, slice, sub, sum, transpose } from "../../graph/ops.ts"
 import type { Value } from "../../graph/value.ts"
@@ -13,7 +14,7 @@ import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT, RunOptions } from "../hooked-vit.ts"
 import type { Edit } from "../interventions.ts"
-import { checkEdge, receiverHook, type Receiver, type Sender } from "./path.ts"
+import { receiverHook, type Receiver, type Sender } from "./path.ts"
 import type { Rows } from "./sources.ts"
 
 /** From what is written to what reads it. */
@@ -43,13 +44,13 @@ const gate = ({ hook }: Reader): string => `edges.${hook}`
 
 /** Error: E_INPUT for a post-norm model. */
 export function edgeLayout(model: HookedViT): EdgeLayout {
-  const { nLayers, nHeads } = model.config.vision
+  const { nLayers, nHeads, norm } = model.config.vision
+  if (norm === "post") fail("E_INPUT", "edges need a stream that is a sum; a post-norm model norms it at each block")
   const heads = Array.from({ length: nHeads }, (_, head) => head)
   const senders: Sender[] = [{ embed: true }]
   const readers: Reader[] = []
   const reader = (receivers: readonly Receiver[]) =>
     readers.push({ hook: receiverHook(model, receivers[0]!), receivers, reads: senders.length })
-  checkEdge(model, senders[0]!, { input: "end" })
   for (let layer = 0; layer < nLayers; layer++) {
     for (const input of ["q", "k", "v"] as const) reader(heads.map((head) => ({ layer, head, input })))
     senders.push(...heads.map((head) => ({ layer, head })))

@@ -2,14 +2,17 @@
  * @file Path patching: one component's change, sent to one reader alone, everything else frozen (arXiv:2211.00593,
  * arXiv:2304.05969).
  *
- * A sender writes to the residual stream. Between it and the reader every other component keeps its value, so what the
- * reader meets is its own input plus the change of what the sender wrote: no run but the sender's is needed to know it.
+ * Two runs on the base: in the first every other component's output is what it was, so that a reader meets the sender's
+ * change alone, through whatever norms lie between; in the second the readers are given what they met there.
  */
 import { fail } from "../../errors.ts"
+import { add } from "../../graph/ops.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
+import type { ModelInput } from "../feeds.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
-import { valuesAt } from "./sources.ts"
+import { checkSite, writeSite, type Site } from "./sites.ts"
+import { imagesIn, sourceRows, valuesAt } from "./sources.ts"
 
 /** A head's output, an MLP's, or the embeddings: the stream before the first block. */
 export type Sender =
@@ -24,8 +27,9 @@ export type Receiver =
   | { readonly input: "end" }
 
 export interface PathOptions {
-  /** The run that is changed, images [n, c, H, W], and the run that the sender's value comes from. */
-  readonly base: Tensor
+  /** The run that is changed: images [n, c, H, W]; of a dual encoder also `input_ids`. */
+  readonly base: ModelInput
+  /** Images of the run that the sender's value comes from, one for each of the base or one for all. */
   readonly source: Tensor
   readonly sender: Sender
   readonly receivers: readonly Receiver[]
@@ -35,73 +39,78 @@ export interface PathOptions {
   readonly tokens?: readonly number[]
 }
 
-/** The metric of each image with the sender's change in the receivers' inputs. Errors: E_HOOK, E_INPUT. */
+/**
+ * The metric of each image with the sender's change in the receivers' inputs; of several receivers none meets what the
+ * others make of it, but the end meets all. Errors: E_HOOK, E_INPUT.
+ */
 export async function pathPatch(model: HookedViT, options: PathOptions): Promise<number[]> {
   const { base, source, sender, receivers, metric, tokens } = options
+  if (!receivers.length) fail("E_INPUT", `no receiver was named; one is ${RECEIVERS}`)
   for (const r of receivers) checkEdge(model, sender, r)
-  const change = await changeOf(model, base, source, sender, tokens)
-  const patch = new Map<string, Tensor<"float32">>()
-  for (const receiver of receivers) {
-    const name = receiverHook(model, receiver)
-    const own = patch.get(name) ?? copyOf((await valuesAt(model, base, [name])).get(name)!)
-    patch.set(name, own)
-    const [n, T, d] = change.shape as readonly [number, number, number]
-    const heads = own.shape.length === 4 ? own.shape[2]! : 1
-    const head = "head" in receiver ? receiver.head : 0
-    for (let row = 0; row < n * T; row++)
-      for (let i = 0; i < d; i++) own.data[(row * heads + head) * d + i]! += change.data[row * d + i]!
-  }
+  const site: Site = { ...senderSite(sender), ...(tokens && { tokens }) }
+  checkSite(model, site)
+  const hooks = [...new Set(receivers.map((r) => receiverHook(model, r)))]
+  const others = written(model).filter((hook) => hook !== writtenHook(sender))
+  const n = imagesIn(model, base).shape[0]!
+  const ours = await valuesAt(model, base, [...new Set([...others, ...hooks, site.hook])])
+  const theirs = (await sourceRows(model, { run: source }, n, n)([site.hook], 0, n)).get(site.hook)!
+  const frozen = Object.fromEntries(others.map((hook) => [hook, ours.get(hook)!]))
+  const changed = mixed(model, [site], ours.get(site.hook)!, theirs)
+  const met = await model.run(base, { patch: { ...frozen, [site.hook]: changed }, outputs: hooks })
+
+  const end = receiverHook(model, { input: "end" })
+  const patch = hooks.flatMap((hook) => {
+    const sites = receivers.flatMap((r) =>
+      receiverHook(model, r) === hook ? [{ hook, ...("head" in r && { head: r.head }) }] : [],
+    )
+    return hook === end ? [] : [[hook, mixed(model, sites, ours.get(hook)!, met[hook] as Tensor<"float32">)] as const]
+  })
+  const change = hooks.includes(end) && less(met[end] as Tensor<"float32">, ours.get(end)!)
   const { value } = await model.run(base, {
     patch: Object.fromEntries(patch),
+    ...(change && { inputs: { [CHANGE]: change }, edit: { [end]: (x, _, at) => add(x, at(CHANGE)) } }),
     outputs: (view) => ({ value: scalarMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }
 
-/** What the sender writes to the stream in the source's run less what it writes in the base's: [n, T, d]. */
-async function changeOf(
+const CHANGE = "path.change"
+
+/** Where a sender's own value is, and what it then writes to the stream. */
+function senderSite(sender: Sender): Site {
+  if ("embed" in sender) return { hook: "blocks.0.hook_resid_pre" }
+  const at = `blocks.${sender.layer}`
+  return "head" in sender ? { hook: `${at}.attn.hook_z`, head: sender.head } : { hook: `${at}.hook_mlp_out` }
+}
+const writtenHook = (sender: Sender): string =>
+  "head" in sender ? `blocks.${sender.layer}.hook_attn_out` : senderSite(sender).hook
+
+/** What every block adds to the stream. */
+const written = ({ hooks }: HookedViT): string[] =>
+  [...hooks.keys()].filter((name) => /^blocks\.\d+\.hook_(attn|mlp)_out$/.test(name))
+
+/** A value with these sites of another. */
+function mixed(
   model: HookedViT,
-  base: Tensor,
-  source: Tensor,
-  sender: Sender,
-  tokens: readonly number[] | undefined,
-): Promise<Tensor<"float32">> {
-  const at = `blocks.${"embed" in sender ? 0 : sender.layer}`
-  const own = "embed" in sender ? `${at}.hook_resid_pre` : "head" in sender ? `${at}.attn.hook_z` : `${at}.hook_mlp_out`
-  const written = "head" in sender ? `${at}.hook_attn_out` : own
-  const ours = await valuesAt(model, base, [...new Set([own, written])])
-  const theirs = (await valuesAt(model, source, [own])).get(own)!
-  const before = ours.get(written)!
-  const after = "head" in sender ? await withHead(model, base, own, written, sender.head, ours, theirs) : theirs
-  if (String(before.shape) !== String(after.shape)) {
-    fail("E_INPUT", `base and source must have as many images, got ${before.shape[0]} and ${after.shape[0]}`)
+  sites: readonly Site[],
+  own: Tensor<"float32">,
+  other: Tensor<"float32">,
+): Tensor<"float32"> {
+  const out = float32(own.shape, Float32Array.from(own.data))
+  const row = size(own.shape.slice(1))
+  for (let at = 0; at < out.data.length; at += row) {
+    const from = at % other.data.length // of one row it is everybody's
+    for (const site of sites)
+      writeSite(model, site, out.data.subarray(at, at + row), other.data.subarray(from, from + row))
   }
-  const [, T, d] = before.shape as readonly [number, number, number]
-  const counts = (token: number) => !tokens || tokens.includes(token)
-  return float32(
-    before.shape,
-    before.data.map((x, i) => (counts(Math.floor(i / d) % T) ? after.data[i]! - x : 0)),
-  )
+  return out
 }
 
-/** What attention writes where one head's output is the source's. */
-async function withHead(
-  model: HookedViT,
-  base: Tensor,
-  z: string,
-  written: string,
-  head: number,
-  ours: ReadonlyMap<string, Tensor<"float32">>,
-  theirs: Tensor<"float32">,
-): Promise<Tensor<"float32">> {
-  const mixed = copyOf(ours.get(z)!)
-  const [, , h, e] = mixed.shape as readonly [number, number, number, number]
-  for (let i = 0; i < mixed.data.length; i++) {
-    if (Math.floor(i / e) % h === head) mixed.data[i] = theirs.data[i]!
-  }
-  const got = await model.run(base, { patch: { [z]: mixed }, outputs: [written] })
-  return got[written] as Tensor<"float32">
-}
+const less = (a: Tensor<"float32">, b: Tensor<"float32">): Tensor<"float32"> =>
+  float32(
+    a.shape,
+    a.data.map((x, i) => x - b.data[i]!),
+  )
 
 /** The hook of a receiver's own input. */
 export function receiverHook({ config }: HookedViT, receiver: Receiver): string {
@@ -109,23 +118,27 @@ export function receiverHook({ config }: HookedViT, receiver: Receiver): string 
   return `blocks.${receiver.layer}.hook_${receiver.input === "mlp" ? "mlp_in" : `${receiver.input}_input`}`
 }
 
-/**
- * A receiver comes after its sender; errors (E_INPUT) name what is there. In a post-norm model what is written goes
- * through the norms on its way, so that no reader's input is a sum of it: refused.
- */
+const SENDERS = "{ layer, head }, { layer, mlp: true } or { embed: true }"
+const RECEIVERS = '{ layer, head, input: "q", "k" or "v" }, { layer, input: "mlp" } or { input: "end" }'
+
+/** A receiver comes after its sender; errors (E_INPUT) name what is there. */
 export function checkEdge({ config }: HookedViT, sender: Sender, receiver: Receiver): void {
-  const { nLayers, nHeads, norm } = config.vision
-  if (norm === "post")
-    fail("E_INPUT", "paths and edges need a stream that is a sum; a post-norm model norms it at each block")
+  const { nLayers, nHeads } = config.vision
   const layer = (l: number) =>
     (Number.isInteger(l) && l >= 0 && l < nLayers) ||
     fail("E_INPUT", `layer ${l} does not exist; the model has layers 0 to ${nLayers - 1}`)
   const head = (h: number) =>
     (Number.isInteger(h) && h >= 0 && h < nHeads) ||
     fail("E_INPUT", `head ${h} does not exist; the model has heads 0 to ${nHeads - 1}`)
-  if (!("embed" in sender)) layer(sender.layer)
-  if ("head" in sender) head(sender.head)
+  if (!("embed" in sender)) {
+    if ("head" in sender === "mlp" in sender) fail("E_INPUT", `a sender is ${SENDERS}, got ${JSON.stringify(sender)}`)
+    layer(sender.layer)
+    if ("head" in sender) head(sender.head)
+  }
   if (receiver.input === "end") return
+  const known =
+    receiver.input === "mlp" ? !("head" in receiver) : ["q", "k", "v"].includes(receiver.input) && "head" in receiver
+  if (!known) fail("E_INPUT", `a receiver is ${RECEIVERS}, got ${JSON.stringify(receiver)}`)
   layer(receiver.layer)
   if ("head" in receiver) head(receiver.head)
   if ("embed" in sender) return
@@ -137,10 +150,4 @@ export function checkEdge({ config }: HookedViT, sender: Sender, receiver: Recei
     "E_INPUT",
     `the receiver in layer ${receiver.layer} does not read ${from} of layer ${sender.layer}, which writes after it`,
   )
-}
-
-const copyOf = ({ shape, data }: Tensor<"float32">): Tensor<"float32"> => {
-  const copy = new Float32Array(size(shape))
-  copy.set(data)
-  return float32(shape, copy)
 }

@@ -1,7 +1,9 @@
 /** @file Where an experiment reaches in: a hook, or some tokens or one head of it. */
 import { fail } from "../../errors.ts"
 import { headAxis, tokenAxis } from "../../model/axes.ts"
+import { grid, nPrefix } from "../../model/config.ts"
 import { matchHooks, type HookNames } from "../../model/hooks.ts"
+import { quote } from "../../tensor/quote.ts"
 import { show } from "../../tensor/tensor.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 
@@ -20,7 +22,8 @@ export type Cut = "token" | "head"
 /**
  * The sites of hooks, in the model's order: `sitesOf(model, "*hook_resid_pre", ["token"])` has layers x T of them.
  * `tokens` are groups of tokens (a region of patches, say) that go in the place of single ones; `heads` in that of all heads.
- * Errors: E_HOOK for hooks that do not exist; E_INPUT for hooks without such an axis.
+ * Hooks of a text tower are none of an experiment over images. Errors: E_HOOK for hooks that do not exist; E_INPUT for
+ * hooks without such an axis.
  */
 export function sitesOf(
   model: HookedViT,
@@ -29,7 +32,12 @@ export function sitesOf(
   tokens?: readonly (readonly number[])[],
   heads?: readonly number[],
 ): Site[] {
-  return matchHooks(model.hooks, hooks).flatMap((hook) => {
+  const wrong = along.find((cut) => !["token", "head"].includes(cut))
+  if (wrong !== undefined) fail("E_INPUT", `sites are along "token", "head" or both, got ${quote(wrong)}`)
+  const matched = matchHooks(model.hooks, hooks)
+  const ofImages = matched.filter((hook) => !isText(hook))
+  if (matched.length && !ofImages.length) refuseText(matched[0]!)
+  return ofImages.flatMap((hook) => {
     const { tokenCount, headCount } = axesOf(model, hook)
     const all = (cut: Cut, count: number | undefined) =>
       along.includes(cut) ? upTo(count ?? without(model, hook, `${cut}s`)) : undefined
@@ -45,15 +53,14 @@ export function regionTokens(
   [top, left]: readonly [number, number],
   [height, width]: readonly [number, number] = [1, 1],
 ): number[] {
-  const { imageSize, patchSize } = model.config.vision
-  const [rows, columns] = [imageSize[0] / patchSize[0], imageSize[1] / patchSize[1]]
-  if (top < 0 || left < 0 || height < 1 || width < 1 || top + height > rows || left + width > columns) {
+  const { vision } = model.config
+  const [rows, columns] = grid(vision)
+  const outside = top < 0 || left < 0 || height < 1 || width < 1 || top + height > rows || left + width > columns
+  if (outside || ![top, left, height, width].every(Number.isInteger)) {
     const got = `${height}x${width} at row ${top}, column ${left}`
     fail("E_INPUT", `the region of patches ${got} is outside the ${rows}x${columns} patches`)
   }
-  const { tokenCount } = axesOf(model, "blocks.0.hook_resid_pre")
-  const special = tokenCount! - rows * columns
-  return upTo(height).flatMap((r) => upTo(width).map((c) => special + (top + r) * columns + left + c))
+  return upTo(height).flatMap((r) => upTo(width).map((c) => nPrefix(vision) + (top + r) * columns + left + c))
 }
 
 /** "blocks.3.attn.hook_z, head 2, token 5" */
@@ -65,6 +72,7 @@ export function siteName({ hook, head, tokens }: Site): string {
 /** Errors: E_HOOK and E_INPUT, naming what exists. */
 export function checkSite(model: HookedViT, site: Site): void {
   const [hook] = matchHooks(model.hooks, [site.hook])
+  if (isText(hook!)) refuseText(hook!)
   const { tokenCount, headCount } = axesOf(model, hook!)
   const within = (what: string, at: number, n: number | undefined) => {
     const count = n ?? without(model, site.hook, `${what}s`)
@@ -91,6 +99,10 @@ export function writeSite(model: HookedViT, site: Site, into: Float32Array, from
   }
   copy(0, 0, from.length)
 }
+
+const isText = (hook: string): boolean => hook.startsWith("text.")
+const refuseText = (hook: string): never =>
+  fail("E_INPUT", `"${hook}" is of the text tower: an experiment is over images; patch or edit it in model.run`)
 
 function axesOf(model: HookedViT, hook: string) {
   const { shape } = model.hooks.get(hook)!

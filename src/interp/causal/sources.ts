@@ -3,7 +3,7 @@ import { fail } from "../../errors.ts"
 import { Random } from "../../tensor/random.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
 import type { ActivationCache } from "../cache.ts"
-import type { ModelInput } from "../feeds.ts"
+import { inputValues, type ModelInput } from "../feeds.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 
 /**
@@ -29,28 +29,40 @@ export const imagesOf = (t: Tensor, first: number, end: number): Tensor => {
   return { ...t, shape: [end - first, ...t.shape.slice(1)], data: t.data.subarray(first * n, end * n) }
 }
 
+/** The images of an experiment, [n, c, H, W]. Error: E_INPUT for none. */
+export function imagesIn(model: HookedViT, given: ModelInput, what = "the experiment"): Tensor {
+  const images = inputValues(model.config, given)["pixel_values"]
+  return images?.shape[0] ? images : fail("E_INPUT", `${what} needs pixel_values [n, c, H, W] of at least one image`)
+}
+
 /** The values at hooks of a run on images, of which at most `batch` run at once. */
 export async function valuesAt(model: HookedViT, given: ModelInput, names: readonly string[]): Promise<Rows> {
   const { cache } = await model.runWithCache(given, { names })
   return new Map(names.map((name) => [name, cache.get(name) as Tensor<"float32">]))
 }
 
-/** Error: E_INPUT for a number of images that is neither 1 nor the experiment's. */
+const KINDS = ["run", "cache", "zero", "mean", "resample"]
+
+/** Errors: E_INPUT for no source, and for a number of images that is neither 1 nor the experiment's. */
 export function sourceRows(model: HookedViT, source: Source, images: number, batch: number): SourceRows {
+  if (typeof source !== "object" || source === null || !KINDS.some((kind) => kind in source)) {
+    return fail("E_INPUT", "a source is one of { run }, { cache }, { zero: true }, { mean } and { resample }")
+  }
   if ("zero" in source) {
     return async (names) => new Map(names.map((name) => [name, blank(model, name)]))
   }
   if ("mean" in source) {
+    const pool = imagesIn(model, source.mean, "a mean")
     const means = new Map<string, Promise<Rows>>()
     return (names) => {
       const key = names.join(" ")
-      const made = means.get(key) ?? meanAt(model, source.mean, names, batch)
+      const made = means.get(key) ?? meanAt(model, pool, names, batch)
       means.set(key, made)
       return made
     }
   }
   if ("resample" in source) {
-    const pool = source.resample
+    const pool = imagesIn(model, source.resample, "resampling")
     const random = new Random(source.seed ?? 0, "resample")
     const drawn = Array.from({ length: images }, () => random.below(pool.shape[0]!))
     return (names, first, end) => valuesAt(model, gathered(pool, drawn.slice(first, end)), names)
@@ -59,7 +71,7 @@ export function sourceRows(model: HookedViT, source: Source, images: number, bat
     const kept = (name: string) => keptAt(model, source.cache, name, images)
     return async (names, first, end) => new Map(names.map((name) => [name, someOf(kept(name), first, end)]))
   }
-  const { run } = source
+  const run = imagesIn(model, source.run, "the source")
   const count = run.shape[0]!
   if (count !== 1 && count !== images) {
     fail("E_INPUT", `the source has ${count} images ${show(run.shape)}, expected 1 or the experiment's ${images}`)
@@ -101,7 +113,8 @@ function blank(model: HookedViT, name: string): Tensor<"float32"> {
   return float32(shape, new Float32Array(size(shape)))
 }
 
-function gathered(t: Tensor, rows: readonly number[]): Tensor {
+/** These rows of a tensor, in this order. */
+export function gathered(t: Tensor, rows: readonly number[]): Tensor {
   const n = size(t.shape.slice(1))
   const data = new Float32Array(rows.length * n)
   for (const [i, row] of rows.entries()) data.set((t.data as Float32Array).subarray(row * n, (row + 1) * n), i * n)

@@ -3,14 +3,15 @@
  *
  * Activation patching (arXiv:2202.05262, arXiv:2309.16042) and ablation are choices of what is put there.
  */
-import { fail, PrismaError } from "../../errors.ts"
+import { fail } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
 import { inputValues, type ModelInput } from "../feeds.ts"
 import { scalarMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
+import { whole } from "../inputs/batches.ts"
 import { checkSite, siteName, writeSite, type Site } from "./sites.ts"
-import { imagesOf, sourceRows, valuesAt, type Rows, type Source, type SourceRows } from "./sources.ts"
+import { imagesIn, imagesOf, sourceRows, valuesAt, type Rows, type Source, type SourceRows } from "./sources.ts"
 
 export interface Experiment {
   /** Images [n, c, H, W]; of a dual encoder also `input_ids`, which all runs get. */
@@ -57,12 +58,17 @@ export async function measure(model: HookedViT, given: ModelInput, metric: Metri
  */
 export async function* sweep(model: HookedViT, experiment: Experiment): AsyncGenerator<SweepRow, void, void> {
   const { base, source, sites, batch = 8, done = [], signal, onProgress } = experiment
-  const { pixel_values: images, ...rest } = inputValues(model.config, base)
-  if (!images) throw new PrismaError("E_INPUT", "the experiment needs pixel_values [n, c, H, W]")
-  if (!Number.isInteger(batch) || batch < 1) fail("E_INPUT", `batch must be a whole number of at least 1, got ${batch}`)
+  const images = imagesIn(model, base)
+  const { pixel_values: _, ...rest } = inputValues(model.config, base)
+  whole("batch", batch, 4096)
   for (const site of sites) checkSite(model, site)
   const n = images.shape[0]!
   const from = sourceRows(model, source, n, batch)
+  const other = done.find((row) => row.values.length !== n)
+  if (other) {
+    const got = `${siteName(other.site)} has ${other.values.length} values`
+    fail("E_INPUT", `done: ${got}, the experiment has ${n} images: these rows are of another`)
+  }
   const known = new Map(done.map((row) => [siteName(row.site), row]))
   const step = Math.min(n, batch)
 

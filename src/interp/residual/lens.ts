@@ -65,7 +65,7 @@ export interface Lens extends Ranked {
  * `head` is given, and for a class that it does not have; E_HOOK for a layer that does not exist.
  */
 export async function logitLens(model: HookedViT, given: ModelInput, options: LensOptions = {}): Promise<Lens> {
-  const { at = "tokens", patch, edit, hooks } = options
+  const { at = "tokens", patch, edit, hooks, inputs } = options
   const { vision } = model.config
   const { pixel_values, patch_mask } = inputValues(model.config, given)
   const images = pixel_values ?? fail("E_INPUT", "a lens looks at images: pixel_values [b, c, H, W] are needed")
@@ -88,6 +88,7 @@ export async function logitLens(model: HookedViT, given: ModelInput, options: Le
       ...(patch && { patch }),
       ...(edit && { edit }),
       ...(hooks && { hooks }),
+      ...(inputs && { inputs }),
     })
     for (const [i, { hook }] of streams.entries()) {
       const stream = got[hook] as Tensor<"float32">

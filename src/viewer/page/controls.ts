@@ -31,7 +31,9 @@ export function controlsPart(page: Page): Part {
   )
   byId("show-field", HTMLElement).hidden = names.length < 2
   byId("layer-field", HTMLElement).hidden = loaded.layers.length < 2
-  byId("direction-field", HTMLElement).hidden = !attention
+  byId("opacity-field", HTMLElement).hidden = names.length < 2
+  byId("direction-field", HTMLElement).hidden = byId("scale-field", HTMLElement).hidden = !attention
+  byId("main", HTMLElement).classList.toggle("plain", !attention)
   layer.max = String(loaded.layers.length - 1)
   show.addEventListener("change", () => update({ show: names[Number(show.value)]! }))
   direction.addEventListener("change", () => update({ direction: direction.value as State["direction"] }))
@@ -136,7 +138,6 @@ export function controlsPart(page: Page): Part {
     show.value = String(names.indexOf(state.show))
     direction.value = state.direction
     scale.value = state.scale
-    scale.disabled = direction.disabled = state.show !== "attention" && !attention
     layer.value = String(at())
     layer.setAttribute("aria-valuetext", layerName(active().layer))
     byId("layer-name", HTMLElement).textContent = layerName(active().layer)
