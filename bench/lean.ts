@@ -139,9 +139,10 @@ class Graph {
   #attention(x: string, from: string, queries: number, i: number, { attention, fusedQkv }: Variant): string {
     const { T, d, h, e } = VIT_B
     const at = `vit.encoder.layer.${i}.attention.attention`
-    const [q, k, v] = fusedQkv && queries === T
-      ? this.#cutQkv(x, i)
-      : [this.#linear(from, `${at}.query`), this.#linear(x, `${at}.key`), this.#linear(x, `${at}.value`)]
+    const [q, k, v] =
+      fusedQkv && queries === T
+        ? this.#cutQkv(x, i)
+        : [this.#linear(from, `${at}.query`), this.#linear(x, `${at}.key`), this.#linear(x, `${at}.value`)]
     const scale = 1 / Math.sqrt(e)
     if (attention && attention !== "open") {
       const tokens = [this.#reshape(q, -1, queries, d), this.#reshape(k, -1, T, d), this.#reshape(v, -1, T, d)]
