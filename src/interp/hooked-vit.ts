@@ -66,6 +66,8 @@ export interface GraphView {
   readonly hook: (name: string) => Value
   /** The weight of this stored name ("blocks.0.attn.out.bias"); undefined where this run has none. */
   readonly weight: (name: string) => Value | undefined
+  /** How many images ("batch"), texts and tokens this run has, where they are given. */
+  readonly sizes: ReadonlyMap<string, number>
 }
 
 export interface CacheOptions extends Interventions {
@@ -119,8 +121,8 @@ export class HookedViT {
     const wanted = typeof options.outputs === "string" ? [options.outputs] : options.outputs
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
     const opened = new Set(options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at))
-    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
-    const view = this.#view(built, inputs)
+    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
+    const view = this.#view(built, inputs, values)
     const outputs =
       wanted === undefined
         ? without(built.outputs, unavailable(built, inputs, feeds))
@@ -156,8 +158,9 @@ export class HookedViT {
     const { at = [], params = false, ...interventions } = options
     const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
-    const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
-    const loss = metricValue(metric, this.#view(built, inputs))
+    const all = new Set(this.hooks.keys())
+    const { values, feeds, built, inputs } = this.#prepare(given, interventions, all, new Set(names))
+    const loss = metricValue(metric, this.#view(built, inputs, values))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
     const slopes = grad(loss, [...points, ...weights.values()])
@@ -242,10 +245,13 @@ export class HookedViT {
     }, 0)
   }
 
-  #view = (built: Built, inputs: Values): GraphView => ({
+  #view = (built: Built, inputs: Values, values: Feeds): GraphView => ({
     outputs: built.outputs,
     hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? inputs[name] ?? this.#unknown(built, name),
     weight: (name) => built.scope.params.get(name),
+    sizes: new Map(
+      [...sizesOf(values)].filter(([name]) => (name === "batch" ? "pixel_values" : "input_ids") in values),
+    ),
   })
 
   #unknown(built: Built, name: string): never {
