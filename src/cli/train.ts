@@ -41,6 +41,7 @@ async function configOf(name: string, options: TrainOptions): Promise<GlobalConf
 export async function trainCommand(name: string, options: TrainOptions): Promise<void> {
   const config = await configOf(name, options)
   const { device } = config.training
+  const { print_every } = config.logging
   const { threads, out, resume = false, workers } = options
   await refuseOtherRun(out, config, resume)
   // An accelerator is named, not found: its sums have other bits, by which the run could not be made again elsewhere.
@@ -63,8 +64,9 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
       onStep: ({ step, steps, loss, batch, evaluation }) => {
         opening ??= trainingProgress({ total: steps, done: step - 1, batch, json }).then((b) => void (bar = b))
         bar?.update(step, loss)
-        if (Object.keys(evaluation).length && !process.stderr.isTTY)
-          note(json ? JSON.stringify({ step, ...evaluation }) : `step ${step}: ${shown(evaluation)}`)
+        const printed = { ...(print_every && step % print_every === 0 && { "train/loss": loss }), ...evaluation }
+        if (Object.keys(printed).length && !process.stderr.isTTY)
+          note(json ? JSON.stringify({ step, ...printed }) : `step ${step}: ${shown(printed)}`)
       },
     })
     await opening
