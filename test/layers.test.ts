@@ -99,7 +99,7 @@ const WRITES =
   /^(appendFile|chmod|chown|copyFile|cp|createWriteStream|lchmod|lchown|link|lutimes|mkdir|mkdtemp|rename|rm|rmdir|symlink|truncate|unlink|utimes|writeFile|writev?)(Sync)?$|^(\*|default)$/
 /** Files and folders as a whole; beside them what the Hub's cache needs: links into its blobs, locks between processes, and
  * downloads that can be gone on with. */
-const WRITERS = ["atomic", "links", "lock-file", "resumable"].map((name) => `src/files/${name}.ts`)
+const WRITERS = ["atomic", "links", "lock-file", "make-folders", "resumable"].map((name) => `src/files/${name}.ts`)
 const oneWriter: Rule = (all) =>
   outside(all).flatMap(([{ path }, from, names]) =>
     /^(node:)?fs(\/promises)?$/.test(from) && !WRITERS.includes(path)

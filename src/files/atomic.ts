@@ -6,6 +6,7 @@ import { homedir, hostname } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { fail, PrismaError } from "../errors.ts"
+import { makeFolders } from "./make-folders.ts"
 import { isWithin } from "./paths.ts"
 import { systemCode, writeError } from "./system-errors.ts"
 
@@ -71,7 +72,7 @@ export async function publishFolder<T>(
 
 /** Make a folder and those above it. Errors: E_OUTPUT, E_DISK_FULL, E_IO. */
 export async function makeFolder(path: string): Promise<void> {
-  await mkdir(path, { recursive: true }).catch((e: unknown) => writeError(e, path))
+  await makeFolders(path).catch((e: unknown) => writeError(e, path))
 }
 
 /** Take away a file or a folder, which is there whole until it is not there at all. Errors: E_OUTPUT, E_IO. */
@@ -96,7 +97,7 @@ export async function claim(path: string): Promise<() => Promise<void>> {
   const target = resolve(path)
   const folder = dirname(target)
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolders(folder)
     for (let left = CLAIMS; ; left--) {
       const temp = tempName(target)
       await mkdir(temp)
@@ -127,7 +128,7 @@ async function replacing<T>(
   const target = resolve(path)
   const folder = dirname(target)
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolders(folder)
     if (!swept.has(folder)) await sweep(folder)
     swept.add(folder)
     const existing = await kindOf(target)

@@ -1,9 +1,10 @@
 /** @file Locks between processes, also of several machines on one disk: a file that its holder keeps fresh; one that is not
  * kept fresh, or whose process is no more, is taken over. */
 import { randomBytes } from "node:crypto"
-import { link, mkdir, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises"
+import { link, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises"
 import { dirname } from "node:path"
 import { isAlive, MACHINE, tempName } from "./atomic.ts"
+import { makeFolders } from "./make-folders.ts"
 import { systemCode } from "./system-errors.ts"
 
 export interface LockTimes {
@@ -53,7 +54,7 @@ export async function withLock<T>(path: string, work: () => Promise<T>, times: L
 async function acquire(path: string, times: LockTimes): Promise<string | undefined> {
   const mine = `${process.pid} ${MACHINE} ${Date.now()} ${randomBytes(8).toString("hex")}\n`
   let seen = { sign: "", since: performance.now() }
-  const isFolder = await mkdir(dirname(path), { recursive: true }).then(
+  const isFolder = await makeFolders(dirname(path)).then(
     () => true,
     () => false,
   )

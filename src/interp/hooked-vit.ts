@@ -23,7 +23,7 @@ import type { Feeds, Runtime } from "../runtime/runtime.ts"
 import { expectFloat32, show, size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { unavailable, without } from "./available.ts"
 import { ActivationCache } from "./cache.ts"
-import { inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
+import { givenSizes, inputValues, patchShape, repeated, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
 import { positioned, range, type Positions } from "./positions.ts"
@@ -66,8 +66,7 @@ export interface GraphView {
   readonly hook: (name: string) => Value
   /** The weight of this stored name ("blocks.0.attn.out.bias"); undefined where this run has none. */
   readonly weight: (name: string) => Value | undefined
-  /** How many images ("batch"), texts and tokens this run has, where they are given. */
-  readonly sizes: ReadonlyMap<string, number>
+  readonly sizes: ReadonlyMap<string, number> // how many images ("batch"), texts and tokens are given
 }
 
 export interface CacheOptions extends Interventions {
@@ -121,8 +120,8 @@ export class HookedViT {
     const wanted = typeof options.outputs === "string" ? [options.outputs] : options.outputs
     const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
     const opened = new Set(options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at))
-    const { values, feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
-    const view = this.#view(built, inputs, values)
+    const { feeds, built, cuts, inputs } = this.#prepare(given, options, reads, opened)
+    const view = this.#view(built, inputs, feeds)
     const outputs =
       wanted === undefined
         ? without(built.outputs, unavailable(built, inputs, feeds))
@@ -158,9 +157,8 @@ export class HookedViT {
     const { at = [], params = false, ...interventions } = options
     const names = matchHooks(withInputs(this.config, this.hooks), at)
     // A metric may read any hook; those to differentiate at must lie on the way, also inside an op.
-    const all = new Set(this.hooks.keys())
-    const { values, feeds, built, inputs } = this.#prepare(given, interventions, all, new Set(names))
-    const loss = metricValue(metric, this.#view(built, inputs, values))
+    const { feeds, built, inputs } = this.#prepare(given, interventions, new Set(this.hooks.keys()), new Set(names))
+    const loss = metricValue(metric, this.#view(built, inputs, feeds))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
     const slopes = grad(loss, [...points, ...weights.values()])
@@ -245,13 +243,11 @@ export class HookedViT {
     }, 0)
   }
 
-  #view = (built: Built, inputs: Values, values: Feeds): GraphView => ({
+  #view = (built: Built, inputs: Values, feeds: Feeds): GraphView => ({
     outputs: built.outputs,
     hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? inputs[name] ?? this.#unknown(built, name),
     weight: (name) => built.scope.params.get(name),
-    sizes: new Map(
-      [...sizesOf(values)].filter(([name]) => (name === "batch" ? "pixel_values" : "input_ids") in values),
-    ),
+    sizes: givenSizes(feeds),
   })
 
   #unknown(built: Built, name: string): never {
