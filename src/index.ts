@@ -33,6 +33,7 @@ export {
   modelConfig,
   readConfig,
   setField,
+  setFields,
   type ConfigName,
   type ConfigOverrides,
   type GlobalConfig,

@@ -17,6 +17,7 @@ import {
   modelConfig,
   readConfig,
   setField,
+  setFields,
   type GlobalConfig,
 } from "../src/configs/index.ts"
 import { build } from "../src/model/model.ts"
@@ -179,6 +180,17 @@ describe("other values", () => {
     expect(defineConfig(wide, narrow).transformer.mlp_dim).toBe(300)
   })
 
+  it("set together are held to what they must be together, in any order", async () => {
+    const changes = [["image.image_size", "30"], ["image.patch_size", "10"], ["transformer.hidden_dim", "21"], ["transformer.num_heads", "3"]] as const // prettier-ignore
+    for (const order of [changes, changes.toReversed()]) {
+      const { image, transformer } = setFields(MNISTConfig, order)
+      expect([image.image_size, image.patch_size, transformer.num_heads, transformer.mlp_dim]).toEqual([30, 10, 3, 84])
+    }
+    expect(setFields(MNISTConfig, [["training.lr", "1"], ["training.lr", "2"]]).training.lr).toBe(2) // prettier-ignore
+    expect(await refused(() => setFields(MNISTConfig, changes.slice(1)))).toContain("28 not divisible by 10")
+    expect(await refused(() => setFields(MNISTConfig, [...changes, ["training.lrr", "1"]]))).toContain("--set training.lrr=1: ") // prettier-ignore
+  })
+
   it.each([
     ["training.lr", "1e-3", 1e-3],
     ["training.batch_size", "-1", -1],
@@ -211,7 +223,7 @@ describe("other values", () => {
     ["transformer.num_heads", "3", "transformer.hidden_dim must be a multiple of transformer.num_heads: 128 not divisible by 3"],
     ["image.patch_size", "5", "image.image_size must be a multiple of image.patch_size: 28 not divisible by 5"],
     ["image.image_size", "9000", "image.image_size must be a whole number from 1 to 8192, got 9000"],
-    ["data.mean", "[0.1, 0.2]", "data.mean must have 1 or 1 numbers (image.n_channels), got 2"],
+    ["data.mean", "[0.1, 0.2]", "data.mean must have 1 number (image.n_channels), got 2"],
     ["data.std", "[0]", "data.std must be numbers above 0, got [0]"],
   ])("refuse %s = %s", async (name, text, message) => {
     expect(await refused(() => setField(MNISTConfig, name, text))).toContain(`--set ${name}=`)

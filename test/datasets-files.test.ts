@@ -16,14 +16,19 @@ import { join, resolve } from "node:path"
 import { gzipSync } from "node:zlib"
 import { afterAll, describe, expect, it } from "vitest"
 import { encodePng } from "../src/data/image.ts"
+import { configByName, defineConfig, DSpritesConfig, ImageNetConfig, setField } from "../src/configs/index.ts"
 import { cifar10 } from "../src/datasets/cifar.ts"
+import { circle } from "../src/datasets/circle.ts"
 import type { NamedDataset, Sample } from "../src/datasets/dataset.ts"
 import { dSpritesNpz } from "../src/datasets/dsprites-npz.ts"
+import { dSprites } from "../src/datasets/dsprites.ts"
 import { imageFolder } from "../src/datasets/folder.ts"
 import { mnist, fashionMnist, readIdx } from "../src/datasets/idx.ts"
+import { induction } from "../src/datasets/induction.ts"
 import { readNpy } from "../src/datasets/npy.ts"
 import { readNpz } from "../src/datasets/npz.ts"
 import { DATASET_NAMES, openDataset } from "../src/datasets/open.ts"
+import { openData } from "../src/train/data.ts"
 
 const shared = resolve(import.meta.dirname, "../../shared/data")
 const fixtures = resolve(import.meta.dirname, "fixtures/datasets")
@@ -312,6 +317,20 @@ describe("npy and npz", () => {
     )
   })
 
+  it("dSprites' npz has every target of the drawn ones", async () => {
+    const npz = join(fixtures, "dsprites-12.npz") // its latents count up: shape i % 3, scale i % 6, the others 0
+    const of = async (target: "shape" | "scale" | "orientation" | "position") => {
+      const { train, test } = await dSpritesNpz(npz, { target })
+      return { classes: train.classes.length, labels: [...labels(train, 0, 9), ...labels(test, 0, 3)] }
+    }
+    expect((await of("shape")).labels.map(Number).toSorted((a, b) => a - b)).toEqual([
+      0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2,
+    ])
+    expect(await of("scale")).toMatchObject({ classes: 6, labels: expect.arrayContaining([0, 1, 2, 3, 4, 5]) })
+    expect(await of("position")).toEqual({ classes: 0, labels: Array.from({ length: 12 }, () => [0, 0]) })
+    expect(await error(() => of("orientation"))).toMatchObject({ code: "E_DATASET_EMPTY" })
+  })
+
   it("damaged npz files are refused", async () => {
     const good = file("dsprites-12.npz")
     const damaged = Buffer.from(good)
@@ -519,6 +538,31 @@ describe("folders of images", async () => {
       test: "val",
     })
     expect([test.length, val]).toEqual([1, undefined])
+  })
+})
+
+describe("the dataset of a config", () => {
+  it("is the seed's where the config is", async () => {
+    for (const [name, drawn] of [["circle", circle], ["dsprites", dSprites], ["induction", induction]] as const) {
+      const { train, test } = await openData(configByName(name, "seed-exact"))
+      const want = drawn({ variant: "seed-exact" })
+      expect([train.fingerprint, test.fingerprint]).toEqual([want.train.fingerprint, want.test.fingerprint])
+    }
+    expect((await openData(configByName("circle"))).train.fingerprint).toBe(circle().train.fingerprint)
+  }) // prettier-ignore
+
+  it("is dSprites' own file where one is named, the validation images where the test images have no labels", async () => {
+    const path = join(fixtures, "dsprites-12.npz")
+    expect((await openData(defineConfig(DSpritesConfig, { data: { path } }))).train.length).toBe(9)
+    const image = await encodePng(new Uint8Array(12), 2, 2, 3)
+    const names = ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/b/2.png", "test/a/1.png"]
+    const root = folder(Object.fromEntries(names.map((name) => [name, image])))
+    const data = { path: root, mean: [0], std: [1] }
+    const config = defineConfig(ImageNetConfig, { image: { image_size: 16, n_channels: 1 }, data })
+    const { val, test } = await openData(config)
+    expect([val?.length, test.length, test.shape]).toEqual([3, 1, [1, 16, 16]])
+    const tested = await openData(setField(config, "data.test", "val"))
+    expect([tested.val, tested.test.length]).toEqual([undefined, 3])
   })
 })
 

@@ -155,9 +155,28 @@ describe("gradients", () => {
     await model.release()
   })
 
+  it("are of the images that the metric names, from the end too", async () => {
+    const model = await loadPretrained(reference("timm-wide"), { threads: 1 })
+    const { nChannels, imageSize } = model.config.vision
+    const x = pixels([3, nChannels, ...imageSize])
+    const { logits } = await model.run(x, { outputs: "logits" })
+    const at = (i: number) => logits.data[i * logits.shape[1]! + 1] as number
+    for (const [metric, of] of [["logits[-1, 1]", [2]], ["logits[1:, 1]", [1, 2]], ["logits[0:-1, 1]", [0, 1]]] as const) {
+      const { value, hooks } = await model.gradients(x, metric, { at: "hook_embed" })
+      expect(value).toBeCloseTo(of.map(at).reduce((a, b) => a + b), 4)
+      const { data } = hooks.get("hook_embed")!
+      const some = (i: number) => data.subarray((i * data.length) / 3, ((i + 1) * data.length) / 3).some((g) => g !== 0)
+      expect([0, 1, 2].filter(some)).toEqual(of)
+    }
+    await model.release()
+  }) // prettier-ignore
+
   it.each([
     ["logits[", /is no metric; write an output or hook with an index for each axis/],
-    ["logits[:,99]", /is outside \[batch, /],
+    ["logits[:,99]", /is outside \[1, /],
+    ["logits[1,0]", /is outside \[1, /],
+    ["logits[-2,0]", /is outside \[1, /],
+    ["logits[1:,0]", /is outside \[1, /],
     ["logits[0,0,0]", /has 3 indices, logits is \[batch, /],
     ["logit", /^no output or hook "logit"; the nearest are "logits"/],
   ])("refuse the metric %s", async (metric, message) => {

@@ -6,7 +6,8 @@ import type { AddressInfo } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, afterEach, describe, expect, it } from "vitest"
-import { openTrackers, type RunInfo } from "../src/train/tracking/index.ts"
+import { configByName } from "../src/configs/index.ts"
+import { askedTrackers, openTrackers, type RunInfo } from "../src/train/tracking/index.ts"
 import { openMetrics } from "../src/train/tracking/metrics.ts"
 import type { Tracker } from "../src/train/tracking/tracker.ts"
 import { openWandb } from "../src/train/tracking/wandb.ts"
@@ -126,6 +127,22 @@ const until = async (condition: () => boolean) => {
   for (const end = Date.now() + 5000; !condition() && Date.now() < end;) await new Promise((r) => setTimeout(r, 5))
   expect(condition()).toBe(true)
 }
+
+it("is asked for by the seed's use_wandb, with its team and where there is a key", async () => {
+  const { logging } = configByName("induction", "seed-exact")
+  const warnings: string[] = []
+  const asked = (env: object, given = logging) =>
+    askedTrackers(given, { env: { ...env }, warn: (w) => warnings.push(w) })
+  expect(asked({})).toEqual({ names: [] })
+  expect(warnings).toEqual([expect.stringContaining("WANDB_API_KEY is not set")])
+  const { names, ...more } = asked({ WANDB_API_KEY: KEY })
+  expect([names, more]).toEqual([["wandb"], { entity: "perceptual-alignment" }])
+  expect(asked({ WANDB_API_KEY: KEY }, { ...logging, track: ["wandb"] })).toEqual({ names: ["wandb"] })
+  const server = await serve()
+  const { tracker } = await open(server, { run: newRun(more) })
+  await tracker.close()
+  expect(server.requests[0]!.body.variables).toMatchObject({ entity: "perceptual-alignment" })
+})
 
 describe("a run on a W&B server", () => {
   it("is told with the requests that the real client makes", async () => {

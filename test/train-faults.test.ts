@@ -17,7 +17,7 @@ import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { afterAll, describe, expect, it } from "vitest"
 import type { GlobalConfig } from "../src/configs/index.ts"
-import { claim } from "../src/files/atomic.ts"
+import { claim, makeFolder } from "../src/files/atomic.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
 import { float32 } from "../src/tensor/tensor.ts"
 import { latestCheckpoint } from "../src/train/checkpoint.ts"
@@ -281,6 +281,9 @@ describe("a disk", () => {
     })
     writeFileSync(folder("file"), "")
     await expect(run("file/below")).rejects.toMatchObject({ code: "E_OUTPUT" })
+    // Linux has no new folders there; Node's own recursive mkdir never ends.
+    if (existsSync("/proc/self"))
+      await expect(makeFolder("/proc/none/below")).rejects.toMatchObject({ code: "E_OUTPUT" })
   })
 })
 

@@ -160,6 +160,23 @@ describe("a step", () => {
     expect(apart(four.vectors["w"]!, [...one.vectors["w"]!])).toBeLessThan(1e-6)
   })
 
+  it.each([
+    ["attn.k.bias", false],
+    ["attn.k_norm.bias", true],
+  ])("leaves what softmax takes off again as it is: %s", async (name, qknorm) => {
+    const { config, trained } = small({ architecture: "preLN", layernorm: { qknorm } })
+    const options: StepOptions = { ...OPTIONS, optimizer: "AdamW", weightDecay: 0 }
+    const step = trainingStep(trained.layout, (flat) => trained.objective(flat, "training"), options)
+    const start = flatten(trained.layout, initialise(modelConfig(config)))
+    const state = stepper(runtime, step, options, { w: start })
+    await state.step([{ images: float32([4, 1, 8, 8], numbers(256)), labels: int64([4], [0, 1, 2, 3]) }], 0.1, 1)
+    const still = [...trained.layout.places].filter(([, { shape, offset }]) => {
+      const end = offset + shape.reduce((a, b) => a * b, 1)
+      return start.subarray(offset, end).every((x, i) => x === state.vectors["w"]![offset + i])
+    })
+    expect(still.map(([weight]) => weight)).toEqual([0, 1].map((i) => `blocks.${i}.${name}`))
+  })
+
   it("keeps a moving average of the weights", async () => {
     const state = optimized({ ...OPTIONS, optimizer: "SGD", emaDecay: 0.8 })
     const ema = [...state.vectors["w"]!]
@@ -278,11 +295,9 @@ describe("learning rates", () => {
 /** A ViT on 8 x 8 pixels with a linear way from each block to the logits. */
 function small(overrides: ConfigOverrides) {
   const config = defineConfig(InductionConfig, {
+    ...overrides,
     image: { image_size: 8, patch_size: 4 },
     transformer: { hidden_dim: 16, num_heads: 2, num_layers: 2, ...overrides.transformer },
-    ...(overrides.dropout && { dropout: overrides.dropout }),
-    ...(overrides.training && { training: overrides.training }),
-    ...(overrides.classification && { classification: overrides.classification }),
   })
   return { config, trained: trainedModel(modelConfig(config), taskOf(config, "float32")) }
 }

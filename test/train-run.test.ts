@@ -4,10 +4,12 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { loadPretrained } from "../src/index.ts"
+import { defineConfig, loadPretrained } from "../src/index.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
 import { Random } from "../src/tensor/random.ts"
 import { float32 } from "../src/tensor/tensor.ts"
+import { planRun } from "../src/train/plan.ts"
+import { learningRate } from "../src/train/schedule.ts"
 import { trainRun, type RunOptions, type RunResult } from "../src/train/run.ts"
 import { files, logOf, madeConfig, madeData, madeSet, sha256, stepsIn } from "./helpers/made-data.ts"
 
@@ -122,6 +124,23 @@ describe("early stopping", () => {
     expect(sha256(join(kept, "model.safetensors"))).not.toBe(sha256(join(last, "model.safetensors")))
     const found = logOf(folder("early")).map((line) => line["val/accuracy"]!)
     expect(found.indexOf(Math.max(...found)) + 1).toBe(best!.step)
+  })
+
+  it("goes by training samples in the seed's variant, whatever there is to validate on", async () => {
+    const training = { early_stopping: true, early_stopping_patience: 3, eval_frequency: 1, lr: 1e-30, max_steps: 6 }
+    const still = madeConfig({ variant: "seed-exact", training: { ...training, validation_split: 0 } })
+    expect(await run("judged", { config: still })).toMatchObject({ ended: "early", step: 4 })
+    expect(await run("unjudged", { config: defineConfig(still, { variant: "corrected" }) })).toMatchObject({ ended: "finished" }) // prettier-ignore
+  })
+
+  it("has, in the seed's variant, no schedule without a warm-up", async () => {
+    const config = madeConfig({ training: { warmup_steps: 0, scheduler_step: 1 } })
+    const rates = async (variant: "corrected" | "seed-exact") => {
+      const { schedule } = await planRun(defineConfig(config, { variant }), madeData())
+      return [0, 1, 2].map((t) => learningRate(schedule, t) / config.training.lr)
+    }
+    expect(await rates("seed-exact")).toEqual([1, 1, 1])
+    expect((await rates("corrected"))[2]).toBeCloseTo(0.64)
   })
 
   it("is not undone by a resume", async () => {

@@ -96,7 +96,11 @@ async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<Read>
 }
 
 async function openNamed(name: string, split: SplitName, at: string | undefined, config: GlobalConfig | undefined) {
-  if ((name === "folder" || name === "parquet") && at !== undefined) return openOneSplit[name](at, split)
+  if ((name === "folder" || name === "parquet") && at !== undefined) {
+    const { test, image, label } = config?.data ?? {}
+    const columns = { ...(image !== undefined && { image }), ...(label !== undefined && { label }) }
+    return openOneSplit[name](at, split === "test" ? (test ?? split) : split, columns)
+  }
   const path = at === undefined ? {} : { path: at }
   const splits = config
     ? await openData({ ...config, data: { ...config.data, ...path } })

@@ -1,6 +1,6 @@
 /** @file vit-prisma train and evaluate: a config or a model, and a dataset. */
 import { resolve } from "node:path"
-import { configByName, readConfig, setField, type GlobalConfig } from "../configs/index.ts"
+import { configByName, readConfig, setField, setFields, type GlobalConfig } from "../configs/index.ts"
 import { fail } from "../errors.ts"
 import { nodeRuntime } from "../runtime/node.ts"
 import type { Device } from "../runtime/devices.ts"
@@ -26,11 +26,12 @@ export interface TrainOptions {
 async function configOf(name: string, options: TrainOptions): Promise<GlobalConfig> {
   const known = !/[./\\]/.test(name)
   let config = known ? configByName(name, options.variant) : await readConfig(name)
-  for (const change of options.set ?? []) {
+  const changes = (options.set ?? []).map((change) => {
     const at = change.indexOf("=")
     if (at < 1) fail("E_USAGE", `--set ${plain(change)}: expected field=value, as training.lr=1e-3`)
-    config = setField(config, change.slice(0, at), change.slice(at + 1))
-  }
+    return [change.slice(0, at), change.slice(at + 1)] as const
+  })
+  if (changes.length) config = setFields(config, changes)
   if (options.data !== undefined) config = setField(config, "data.path", resolve(options.data))
   if (options.device !== undefined) config = setField(config, "training.device", options.device)
   if (options.track?.length) config = setField(config, "logging.track", JSON.stringify(options.track))
@@ -40,6 +41,7 @@ async function configOf(name: string, options: TrainOptions): Promise<GlobalConf
 export async function trainCommand(name: string, options: TrainOptions): Promise<void> {
   const config = await configOf(name, options)
   const { device } = config.training
+  const { print_every } = config.logging
   const { threads, out, resume = false, workers } = options
   await refuseOtherRun(out, config, resume)
   // An accelerator is named, not found: its sums have other bits, by which the run could not be made again elsewhere.
@@ -62,8 +64,9 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
       onStep: ({ step, steps, loss, batch, evaluation }) => {
         opening ??= trainingProgress({ total: steps, done: step - 1, batch, json }).then((b) => void (bar = b))
         bar?.update(step, loss)
-        if (Object.keys(evaluation).length && !process.stderr.isTTY)
-          note(json ? JSON.stringify({ step, ...evaluation }) : `step ${step}: ${shown(evaluation)}`)
+        const printed = { ...(print_every && step % print_every === 0 && { "train/loss": loss }), ...evaluation }
+        if (Object.keys(printed).length && !process.stderr.isTTY)
+          note(json ? JSON.stringify({ step, ...printed }) : `step ${step}: ${shown(printed)}`)
       },
     })
     await opening

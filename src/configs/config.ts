@@ -34,23 +34,32 @@ function laidOver(base: GlobalConfig, overrides: ConfigOverrides): ConfigOverrid
   return { ...result, transformer: { ...result.transformer, mlp_dim: undefined } }
 }
 
+/**
+ * `config` with the field that `name` ("training.lr") says set to what the text means: a number, true, false, null, a
+ * list in JSON, or the text itself. Error: E_CONFIG, with the nearest field where there is none of this name.
+ */
+export const setField = (config: GlobalConfig, name: string, value: string): GlobalConfig =>
+  setFields(config, [[name, value]])
+
+/** The same of several, the later of two for one field; what they must be together is asked of all at once. */
+export function setFields(
+  config: GlobalConfig,
+  changes: readonly (readonly [name: string, value: string])[],
+): GlobalConfig {
+  const where = (name: string, value: string) => `--set ${quote(`${name}=${value}`).slice(1, -1)}`
+  const all = changes.reduce<ConfigOverrides>((before, [name, value]) => {
+    const found = fieldValue(name, [...readings(value), value], where(name, value))
+    const [section, field] = name.split(".") as [string, string | undefined]
+    return merged(before, field === undefined ? { [section]: found } : { [section]: { [field]: found } })
+  }, {})
+  return parseConfig(laidOver(config, all), changes.length === 1 ? where(...changes[0]!) : "the config with --set")
+}
+
 const WORDS = new Map<string, unknown>([
   ["true", true],
   ["false", false],
   ["null", null],
 ])
-
-/**
- * `config` with the field that `name` ("training.lr") says set to what the text means: a number, true, false, null, a
- * list in JSON, or the text itself. Error: E_CONFIG, with the nearest field where there is none of this name.
- */
-export function setField(config: GlobalConfig, name: string, value: string): GlobalConfig {
-  const where = `--set ${quote(`${name}=${value}`).slice(1, -1)}`
-  const found = fieldValue(name, [...readings(value), value], where)
-  const [section, field] = name.split(".") as [string, string | undefined]
-  const change = field === undefined ? { [section]: found } : { [section]: { [field]: found } }
-  return parseConfig(laidOver(config, change), where)
-}
 
 function readings(text: string): unknown[] {
   if (WORDS.has(text)) return [WORDS.get(text)]

@@ -1,5 +1,5 @@
 /** @file Configs of training runs: Prisma's, as data, and what is done with them. */
-export { configByName, defineConfig, initOptions, modelConfig, readConfig, setField } from "./config.ts"
+export { configByName, defineConfig, initOptions, modelConfig, readConfig, setField, setFields } from "./config.ts"
 export {
   CIFAR10Config,
   CircleConfig,

@@ -145,6 +145,9 @@ const SECTIONS = {
     seed: int(0, STEPS).default(0),
     target: text.optional(),
     size: int(1, PIXELS).optional(),
+    image: text.optional(),
+    label: text.optional(),
+    test: oneOf("val").optional(),
     mean: channels.default([0]),
     std: channels.default([1]),
     augment: z
@@ -222,7 +225,8 @@ export function parseConfig(given: unknown, where: string): GlobalConfig {
   for (const name of ["mean", "std"] as const) {
     const n = set[name].length
     if (n === 1 || n === image.n_channels) continue
-    fail("E_CONFIG", `${where}: data.${name} must have 1 or ${image.n_channels} numbers (image.n_channels), got ${n}`)
+    const must = image.n_channels === 1 ? "1 number" : `1 or ${image.n_channels} numbers`
+    fail("E_CONFIG", `${where}: data.${name} must have ${must} (image.n_channels), got ${n}`)
   }
   if (set.std.some((s) => !(s > 0))) wrong("data.std", "must be numbers above 0", set.std, where)
   return frozen(data)

@@ -3,7 +3,9 @@
 import { fail } from "../errors.ts"
 import { withZip, type Zip } from "../files/zip.ts"
 import { show, type Tensor } from "../tensor/tensor.ts"
-import type { NamedDataset, Splits } from "./dataset.ts"
+import type { NamedDataset, Sample, Splits } from "./dataset.ts"
+import { LATENTS } from "./dsprites-render.ts"
+import { type SpriteClasses, type SpriteTarget, spriteTarget } from "./dsprites.ts"
 import { checkIndex, checkLabels, checkVariety } from "./held.ts"
 import { NPY_HEAD, type NpyHeader, readNpyHeader } from "./npy.ts"
 import { npzArray, npzMember, streamMember } from "./npz.ts"
@@ -24,13 +26,13 @@ const MAX_RATIO = 1032
 /** Room for the six classes of each, int64. */
 const MAX_LATENTS = MAX_IMAGES * 6 * 8 + NPY_HEAD
 
-/** latents_classes has six columns: colour, shape, scale, orientation, x and y. */
-const SHAPE_COLUMN = 1
-const CLASSES = ["square", "ellipse", "heart"]
+/** latents_classes has a column for the colour and then one for each latent. */
+const COLUMNS = 6
 
 interface Bits {
   readonly images: Uint8Array
-  readonly labels: Uint8Array
+  /** The latents' classes, six for each image; 255 is none. */
+  readonly latents: Uint8Array
 }
 
 export interface DSpritesNpzOptions {
@@ -38,21 +40,44 @@ export interface DSpritesNpzOptions {
   readonly seed?: number
   /** The part that is for testing, by default a quarter. */
   readonly testSplit?: number
+  /** What is to be learned, as of the drawn ones; by default the shape. */
+  readonly target?: SpriteTarget
 }
 
 /**
- * The splits of `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz` or a file like it: images [1, 64, 64] of 0 and 255, the
- * label is the shape. The file is unpacked once into one bit a pixel (377 MB). Images are split as they come; some occur
+ * The splits of `dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz` or a file like it: images [1, 64, 64] of 0 and 255.
+ * The file is unpacked once into one bit a pixel (377 MB). Images are split as they come; some occur
  * more than once, which `leaks` finds. Errors: E_ZIP, E_NPY_HEADER, E_NPY_OBJECT, E_DATASET_SCHEMA, E_LABEL_RANGE,
  * E_DATASET_EMPTY, E_CONFIG, E_NOT_A_FILE, E_IO.
  */
 export async function dSpritesNpz(file: string, options: DSpritesNpzOptions = {}): Promise<Splits> {
-  const { seed = 0, testSplit = 0.25 } = options
-  const { images, labels } = await withZip(file, readBits, { maxRatio: MAX_RATIO })
-  const parts = splitIndices(labels.length, { seed, name: NAME, test: testSplit })
-  checkLabels(labels, CLASSES.length, file)
-  checkVariety(labels, CLASSES, file)
-  return partition(dataset({ images, labels }), parts)
+  const { seed = 0, testSplit = 0.25, target = "shape" } = options
+  const { classes, label } = spriteTarget(target)
+  const { images, latents } = await withZip(file, readBits, { maxRatio: MAX_RATIO })
+  const length = latents.length / COLUMNS
+  const parts = splitIndices(length, { seed, name: NAME, test: testSplit })
+  checkLatents(latents, file)
+  const labelAt = (row: number) => label(spriteAt(latents, row))
+  if (classes.length)
+    checkVariety(
+      Uint8Array.from({ length }, (_, row) => Number(labelAt(row))),
+      classes,
+      file,
+    )
+  const fingerprint = sha256(`${NAME} ${target}`, images, latents)
+  return partition(dataset(images, { length, classes, fingerprint, labelAt }), parts)
+}
+
+/** A row without its colour. */
+const spriteAt = (latents: Uint8Array, row: number): SpriteClasses =>
+  [1, 2, 3, 4, 5].map((column) => latents[row * COLUMNS + column]!) as unknown as SpriteClasses
+
+/** Error: E_LABEL_RANGE for the first class that a latent does not have. */
+function checkLatents(latents: Uint8Array, file: string): void {
+  for (const [i, [name, size]] of Object.entries(LATENTS).entries()) {
+    const column = latents.filter((_, at) => at % COLUMNS === i + 1)
+    checkLabels(column, size, file, name)
+  }
 }
 
 async function readBits(zip: Zip): Promise<Bits> {
@@ -60,11 +85,10 @@ async function readBits(zip: Zip): Promise<Bits> {
   const { size: bytes } = npzMember(zip, "latents_classes")
   if (bytes > MAX_LATENTS) schema(`latents_classes has ${bytes} bytes, at most ${MAX_LATENTS} are read`)
   const latents = await npzArray(zip, "latents_classes")
-  const [n = 0, columns = 0] = latents.shape
-  if (latents.dtype !== "int64" || latents.shape.length !== 2 || columns <= SHAPE_COLUMN) {
+  const [n = 0, columns] = latents.shape
+  if (latents.dtype !== "int64" || latents.shape.length !== 2 || columns !== COLUMNS) {
     schema(`latents_classes must be int64 [n, 6], got ${latents.dtype} ${show(latents.shape)}`)
   }
-  const labels = shapes(latents as Tensor<"int64">, n, columns)
   if (n > MAX_IMAGES) schema(`${n} images, at most ${MAX_IMAGES} are read`)
   const images = new Uint8Array(n * BYTES)
   const put = packer(images, zip.file)
@@ -85,15 +109,8 @@ async function readBits(zip: Zip): Promise<Bits> {
     put(head.subarray(header.start))
   })
   if (!header) readNpyHeader(head, member.size, `${zip.file} "imgs"`)
-  return { images, labels }
-}
-
-function shapes({ data }: Tensor<"int64">, n: number, columns: number): Uint8Array {
-  // What is no class becomes 255, which checkLabels names.
-  return Uint8Array.from({ length: n }, (_, i) => {
-    const label = data[i * columns + SHAPE_COLUMN]!
-    return label >= 0n && label < 255n ? Number(label) : 255
-  })
+  const { data } = latents as Tensor<"int64">
+  return { images, latents: Uint8Array.from(data, (x) => (x >= 0n && x < 255n ? Number(x) : 255)) }
 }
 
 /** A function that takes pixels of 0 and 1, in order and in pieces of any length, and writes eight to a byte of `out`. */
@@ -123,14 +140,16 @@ function packer(out: Uint8Array, file: string): (pixels: Uint8Array) => void {
 /** The four pixels of each half of a byte, 0 or 255, as the four bytes of a number. */
 const FOUR = new Uint32Array(Uint8Array.from({ length: 16 * 4 }, (_, i) => ((i >> 2) >> (i & 3)) & 1 && 255).buffer)
 
-function dataset({ images, labels }: Bits): NamedDataset {
+interface About extends Pick<NamedDataset, "length" | "classes" | "fingerprint"> {
+  readonly labelAt: (row: number) => Sample["label"]
+}
+
+function dataset(images: Uint8Array, { labelAt, ...about }: About): NamedDataset {
   const shape = [1, EDGE, EDGE] as const
   const made: NamedDataset = {
+    ...about,
     name: NAME,
-    fingerprint: sha256(NAME, images, labels),
-    classes: CLASSES,
     shape,
-    length: labels.length,
     at(i) {
       const row = checkIndex(i, made)
       const data = new Uint8Array(PIXELS)
@@ -139,7 +158,7 @@ function dataset({ images, labels }: Bits): NamedDataset {
         fours[i] = FOUR[images[byte]! & 15]!
         fours[i + 1] = FOUR[images[byte]! >> 4]!
       }
-      return { image: { dtype: "uint8", shape, data }, label: labels[row]! }
+      return { image: { dtype: "uint8", shape, data }, label: labelAt(row) }
     },
   }
   return made

@@ -7,7 +7,7 @@ export interface DSpritesOptions {
   /** Decides which images are for testing. */
   readonly seed?: number
   /** What is to be learned: a class, or of the position [x, y] in 0..1. */
-  readonly target?: keyof typeof TARGETS
+  readonly target?: SpriteTarget
   /** The part that is for testing, by default a quarter. */
   readonly testSplit?: number
   readonly variant?: Variant
@@ -33,13 +33,10 @@ const { shape: SHAPES, scale: SCALES, orientation: TURNS, x: XS, y: YS } = LATEN
 const NAME = "dsprites"
 const LENGTH = SHAPES * SCALES * TURNS * XS * YS
 
-interface Target {
-  readonly classes: readonly string[]
-  readonly label: (code: number) => number | readonly number[]
-}
+/** Classes of an image's latents, as renderSprite takes them and the original's file lists them after the colour. */
+export type SpriteClasses = readonly [shape: number, scale: number, turn: number, x: number, y: number]
 
-/** The classes of an image's latents, as renderSprite takes them. */
-const classesOf = (code: number) => [shapeOf(code), scaleOf(code), turnOf(code), xOf(code), yOf(code)] as const
+const classesOf = (code: number): SpriteClasses => [shapeOf(code), scaleOf(code), turnOf(code), xOf(code), yOf(code)]
 
 const shapeOf = (code: number) => Math.floor(code / (SCALES * TURNS * XS * YS))
 const scaleOf = (code: number) => Math.floor(code / (TURNS * XS * YS)) % SCALES
@@ -47,16 +44,27 @@ const turnOf = (code: number) => Math.floor(code / (XS * YS)) % TURNS
 const xOf = (code: number) => Math.floor(code / YS) % XS
 const yOf = (code: number) => code % YS
 
+interface Target {
+  readonly classes: readonly string[]
+  readonly label: (of: SpriteClasses) => number | readonly number[]
+}
+
 const TARGETS = {
-  shape: { classes: ["square", "ellipse", "heart"], label: shapeOf },
-  scale: { classes: VALUES.scale.map((s) => `${s}`), label: scaleOf },
-  position: { classes: [], label: (code) => [VALUES.x[xOf(code)]!, VALUES.y[yOf(code)]!] },
+  shape: { classes: ["square", "ellipse", "heart"], label: ([shape]) => shape },
+  scale: { classes: VALUES.scale.map((s) => `${s}`), label: ([, scale]) => scale },
+  position: { classes: [], label: ([, , , x, y]) => [VALUES.x[x]!, VALUES.y[y]!] },
   // The last of the 40 turns is a whole one, whose images are those of the first.
   orientation: {
     classes: Array.from({ length: TURNS - 1 }, (_, i) => `${i}/${TURNS - 1} turn`),
-    label: (code) => turnOf(code) % (TURNS - 1),
+    label: ([, , turn]) => turn % (TURNS - 1),
   },
 } satisfies { readonly [name: string]: Target }
+
+export type SpriteTarget = keyof typeof TARGETS
+
+/** What of a sprite is to be learned. Error: E_CONFIG. */
+export const spriteTarget = (target: unknown): Target =>
+  TARGETS[oneOf(target, Object.keys(TARGETS) as SpriteTarget[], `${NAME}: target`)]
 
 /**
  * All images, uint8 [1, 64, 64] of 0 and 255, a quarter of them for testing. An image that occurs more than once
@@ -66,8 +74,7 @@ export function dSprites(options: DSpritesOptions = {}): DrawnSplits<Sprite> {
   const { seed = 0, target = "shape", testSplit = 0.25, variant = "corrected" } = options
   checkSeed(seed, `${NAME}: seed`)
   checkVariant(variant, NAME)
-  const { classes, label }: Target =
-    TARGETS[oneOf(target, Object.keys(TARGETS) as (keyof typeof TARGETS)[], `${NAME}: target`)]
+  const { classes, label } = spriteTarget(target)
   // Also checks testSplit.
   const plain = splitIndices(LENGTH, { seed, name: NAME, test: testSplit })
   const drawing: Drawing<Sprite> = {
@@ -77,7 +84,7 @@ export function dSprites(options: DSpritesOptions = {}): DrawnSplits<Sprite> {
     classes,
     shape: [1, EDGE, EDGE],
     draw: (code, out) => renderSprite(...classesOf(code), out),
-    label,
+    label: (code) => label(classesOf(code)),
     latents: (code) => ({
       index: code,
       shape: shapeOf(code),

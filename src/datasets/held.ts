@@ -19,12 +19,13 @@ export function checkIndex(i: number, { name, length }: { readonly name: string;
 }
 
 /** Every label is a whole number in [0, classes). Error: E_LABEL_RANGE naming the first row of `where` that is not. */
-export function checkLabels(labels: ArrayLike<number>, classes: number, where: string): void {
+export function checkLabels(labels: ArrayLike<number>, classes: number, where: string, what = "label"): void {
   for (let i = 0; i < labels.length; i++) {
     const label = labels[i]!
     if (Number.isInteger(label) && label >= 0 && label < classes) continue
-    const text = `row ${i} has label ${label}, expected a whole number from 0 to ${classes - 1}`
-    fail("E_LABEL_RANGE", `${where}: ${text}; correct or remove the row`, { file: where })
+    const text = `row ${i} has ${what} ${label}, expected a whole number from 0 to ${classes - 1}`
+    const none = label === -1 ? `, or where -1 stands for none take another split (test: "val")` : ""
+    fail("E_LABEL_RANGE", `${where}: ${text}; correct or remove the row${none}`, { file: where })
   }
 }
 

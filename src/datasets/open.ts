@@ -60,9 +60,9 @@ const DATASETS: { readonly [N in DatasetName]: Opener<Options[N]> } = {
 }
 
 /** What can be asked of the original file. Error: E_CONFIG for what only drawing gives. */
-function originalOnly({ target, variant, ...options }: DSpritesOptions): DSpritesNpzOptions {
-  if (target === undefined && variant === undefined) return options
-  return fail("E_CONFIG", "dataset dsprites: target and variant are options of the drawn one; leave them or path out")
+function originalOnly({ variant, ...options }: DSpritesOptions): DSpritesNpzOptions {
+  if (variant === undefined) return options
+  return fail("E_CONFIG", "dataset dsprites: variant is an option of the drawn one; leave it or path out")
 }
 
 export const DATASET_NAMES = Object.keys(DATASETS) as readonly DatasetName[]

@@ -179,10 +179,15 @@ async function splitFiles(root: string): Promise<Map<string, string[]>> {
 }
 
 /** One split of such a folder by itself. Errors: those of `parquetSplits`. */
-export async function parquetSplit(root: string, role: keyof Splits): Promise<ParquetDataset> {
+export async function parquetSplit(
+  root: string,
+  role: keyof Splits,
+  options: Pick<ParquetOptions, "image" | "label"> = {},
+): Promise<ParquetDataset> {
   const found = await splitFiles(root)
   const text = `no ${role} split; splits found: ${listed([...found.keys()]) || "none"}`
   return parquetDataset(found.get(role) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root }), {
+    ...options,
     name: `parquet/${role}`,
   })
 }

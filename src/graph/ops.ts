@@ -30,12 +30,15 @@ export const normalCdf = (x: Value): Value => new Value("NormalCdf", [x], {}, x.
 export const tanh = (x: Value): Value => new Value("Tanh", [x], {}, x.shape)
 export const sigmoid = (x: Value): Value => new Value("Sigmoid", [x], {}, x.shape)
 export const relu = (x: Value): Value => new Value("Relu", [x], {}, x.shape)
+/** onnxruntime's FastGelu takes no scalar. */
 export const gelu = (x: Value, approximate: "none" | "tanh" = "none"): Value =>
-  new Value("Gelu", [x], { approximate }, x.shape)
+  approximate === "tanh" && !x.shape.length
+    ? reshape(gelu(reshape(x, [1]), approximate), [])
+    : new Value("Gelu", [x], { approximate }, x.shape)
 export const quickGelu = (x: Value): Value => new Value("QuickGelu", [x], { alpha: 1.702 }, x.shape)
 /** Over the last axis. */
-export const softmax = (x: Value): Value => new Value("Softmax", [x], {}, x.shape)
-export const logSoftmax = (x: Value): Value => new Value("LogSoftmax", [x], {}, x.shape)
+export const softmax = (x: Value): Value => new Value("Softmax", [alongLast("softmax", x)], {}, x.shape)
+export const logSoftmax = (x: Value): Value => new Value("LogSoftmax", [alongLast("logSoftmax", x)], {}, x.shape)
 
 /** Over the last axis; `w` and `b` [d]. */
 export const layerNorm = (x: Value, w: Value, b: Value, eps: number): Value =>
@@ -83,6 +86,7 @@ export function gemm(
   const [m, k] = transA ? a.shape.toReversed() : a.shape
   const [k2, n] = transB ? b.shape.toReversed() : b.shape
   if (k !== k2) return mismatch("gemm", a, b)
+  if (c && !same(broadcast(c.shape, [m!, n!]) ?? [], [m!, n!])) mismatch("gemm", a, c)
   return new Value("Gemm", c ? [a, b, c] : [a, b], { transA, transB }, [m!, n!])
 }
 
@@ -137,8 +141,9 @@ export function concat(values: readonly Value[], axis: number): Value {
  */
 export function slice(x: Value, axis: number, start: number, end: Dim): Value {
   const size = x.shape[axis]
+  const whole = Number.isInteger(start) && (typeof end === "string" || Number.isInteger(end))
   const inside = typeof end === "string" || typeof size === "string" || (size !== undefined && end <= size)
-  if (size === undefined || start < 0 || !inside || (typeof end === "number" && end < start)) {
+  if (size === undefined || !whole || start < 0 || !inside || (typeof end === "number" && end < start)) {
     fail("E_INPUT", `slice: ${start}..${end} is outside axis ${axis} of ${show(x.shape)}`)
   }
   if (start === 0 && end === size) return x
@@ -194,7 +199,8 @@ export const mean = (x: Value, axes: readonly number[], keepdims = false): Value
   reduce("ReduceMean", x, axes, keepdims)
 
 /** Index of the first largest element along the last axis, int64. */
-export const argMax = (x: Value): Value => new Value("ArgMax", [x], {}, x.shape.slice(0, -1), "int64")
+export const argMax = (x: Value): Value =>
+  new Value("ArgMax", [alongLast("argMax", x)], {}, x.shape.slice(0, -1), "int64")
 
 /** The same value, which gradients take for a constant. */
 export const detach = (x: Value): Value => new Value("Detach", [x], {}, x.shape, x.dtype)
@@ -213,6 +219,8 @@ function reduce(op: "ReduceSum" | "ReduceMean", x: Value, axes: readonly number[
   if (at.some((a) => x.shape[a] === undefined)) {
     fail("E_INPUT", `${op}: ${show(x.shape)} has no axes [${axes.join(", ")}]`)
   }
+  if (new Set(at).size < at.length)
+    fail("E_INPUT", `${op}: axes [${axes.join(", ")}] name one of ${show(x.shape)} twice`)
   const shape = keepdims ? x.shape.map((d, i) => (at.includes(i) ? 1 : d)) : x.shape.filter((_, i) => !at.includes(i))
   return new Value(op, [x], { axes: at, keepdims }, shape, x.dtype)
 }
@@ -225,6 +233,9 @@ const fitted = (op: string, a: Value, b: Value): Shape =>
   (a.dtype === b.dtype ? broadcast(a.shape, b.shape) : undefined) ?? mismatch(op, a, b)
 
 const same = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((d, i) => d === b[i])
+
+const alongLast = (op: string, x: Value): Value =>
+  x.shape.length ? x : fail("E_INPUT", `${op}: a scalar has no last axis`)
 
 const mismatch = (op: string, a: Value, b: Value): never =>
   fail("E_INPUT", `${op}: shapes ${typed(a)} and ${typed(b)} do not fit`)

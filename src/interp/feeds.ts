@@ -64,6 +64,10 @@ export function sizesOf(values: Readonly<Record<string, Tensor>>): Map<string, n
   ])
 }
 
+/** Of these the ones that are given, and not taken for 1 or 0. */
+export const givenSizes = (values: Readonly<Record<string, Tensor>>): ReadonlyMap<string, number> =>
+  new Map([...sizesOf(values)].filter(([name]) => (name === "batch" ? "pixel_values" : "input_ids") in values))
+
 /** The shape of what is fed at a hook: where the hook has one row for all images, a row for each may be given. */
 export const patchShape = (hook: Shape, given: Tensor): Shape =>
   hook[0] === 1 && given.shape[0] !== 1 ? ["batch", ...hook.slice(1)] : hook

@@ -84,27 +84,27 @@ function parsed(text: string, view: GraphView): Value {
   if (parts.length > value.shape.length) {
     fail("E_INPUT", `the metric ${quote(text)} has ${parts.length} indices, ${name} is ${show(value.shape)}`)
   }
-  return parts.reduce((v, part, axis) => taken(v, part, axis, text), value)
+  return parts.reduce((v, part, axis) => taken(v, part, axis, text, view.sizes), value)
 }
 
-function taken(value: Value, part: string, axis: number, text: string): Value {
+function taken(value: Value, part: string, axis: number, text: string, sizes: GraphView["sizes"]): Value {
   if (part === ":") return value
-  const size = value.shape[axis]!
-  const place = (i: string, otherwise: number | string): number | string => {
-    if (i === "") return otherwise
+  const shape = value.shape.map((d) => (typeof d === "number" ? d : (sizes.get(d) ?? d)))
+  const size = shape[axis]!
+  const fromEnd = (n: number): number =>
+    typeof size === "number" ? size + n : fail("E_INPUT", `the metric ${quote(text)}: axis ${axis} has no fixed end`)
+  const place = (i: string): number => {
     if (!/^-?\d+$/.test(i)) return malformed(text)
-    const n = Number(i)
-    if (n >= 0) return n
-    return typeof size === "number"
-      ? n + size
-      : fail("E_INPUT", `the metric ${quote(text)}: axis ${axis} has no fixed end`)
+    return i.startsWith("-") ? fromEnd(Number(i)) : Number(i)
   }
   const [from, to, ...more] = part.split(":")
   if (more.length) return malformed(text)
-  const start = (to === undefined && !from ? malformed(text) : place(from!, 0)) as number
-  const end = to === undefined ? start + 1 : place(to, size)
-  if (typeof end === "number" && (start < 0 || start >= end || (typeof size === "number" && end > size))) {
-    fail("E_INPUT", `the metric ${quote(text)} is outside ${show(value.shape)}`)
+  const start = to !== undefined && from === "" ? 0 : place(from!)
+  // What goes on to the end from the start is the whole axis, whatever its size.
+  if (start === 0 && to === "") return value
+  const end = to === undefined ? start + 1 : to === "" ? fromEnd(0) : place(to)
+  if (start < 0 || start >= end || (typeof size === "number" && end > size)) {
+    fail("E_INPUT", `the metric ${quote(text)} is outside ${show(shape)}`)
   }
   return slice(value, axis, start, end)
 }

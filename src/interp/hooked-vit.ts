@@ -22,7 +22,7 @@ import type { Compiled, Feeds, Runtime } from "../runtime/runtime.ts"
 import { size, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { unavailable, without } from "./available.ts"
 import { ActivationCache } from "./cache.ts"
-import { inputValues, sizesOf, type ModelInput } from "./feeds.ts"
+import { givenSizes, inputValues, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
 import { positioned, range, type Positions } from "./positions.ts"
@@ -44,6 +44,7 @@ export interface GraphView {
   readonly hook: (name: string) => Value
   /** The weight of this stored name ("blocks.0.attn.out.bias"); undefined where this run has none. */
   readonly weight: (name: string) => Value | undefined
+  readonly sizes: ReadonlyMap<string, number> // how many images ("batch"), texts and tokens are given
 }
 
 export interface CacheOptions extends Interventions {
@@ -101,7 +102,7 @@ export class HookedViT {
       const reads = typeof wanted === "function" ? new Set(this.hooks.keys()) : new Set(wanted)
       const opened = options.at === undefined ? [] : matchHooks(withInputs(this.config, this.hooks), options.at)
       const { feeds, built, cuts, inputs } = prepare(this, values, options, reads, new Set(opened))
-      const view = this.#view(built, inputs)
+      const view = this.#view(built, inputs, feeds)
       const outputs =
         wanted === undefined
           ? without(built.outputs, unavailable(built, inputs, feeds))
@@ -169,7 +170,7 @@ export class HookedViT {
     const { feeds, built, inputs } = prepare(this, values, interventions, new Set(this.hooks.keys()), new Set(names))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
-    const { loss } = narrow({ loss: metricValue(metric, this.#view(built, inputs)) }, new Set(points))
+    const { loss } = narrow({ loss: metricValue(metric, this.#view(built, inputs, feeds)) }, new Set(points))
     const slopes = grad(loss, [...points, ...weights.values()])
     const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
     const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>
@@ -252,10 +253,11 @@ export class HookedViT {
     }, 0)
   }
 
-  #view = (built: Built, inputs: Values): GraphView => ({
+  #view = (built: Built, inputs: Values, feeds: Feeds): GraphView => ({
     outputs: built.outputs,
     hook: (name) => built.outputs[name] ?? pointOf(built, name) ?? inputs[name] ?? this.#unknown(built, name),
     weight: (name) => built.scope.params.get(name),
+    sizes: givenSizes(feeds),
   })
 
   #unknown(built: Built, name: string): never {

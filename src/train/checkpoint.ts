@@ -22,6 +22,8 @@ export interface TrainingState {
   /** The best validation so far, and how many there were since. */
   readonly best: Best | null
   readonly waited: number
+  /** The best score on what the seed's early stopping goes by. */
+  readonly judged?: number
   /** Of training. */
   readonly seconds: number
   /** What the last step has to log, where a signal came before it was evaluated. */

@@ -16,8 +16,13 @@ export async function openData({ data, variant, image }: GlobalConfig): Promise<
     fail("E_CONFIG", `data.name must be one of ${DATASET_NAMES.join(", ")}, got ${quote(name)}`)
   }
   const given = Object.entries(data).filter(([key, value]) => !NOT_OPTIONS.has(key) && value !== undefined)
-  const options = Object.fromEntries(SYNTHETIC.has(name) ? given : given.filter(([key]) => key !== "seed"))
-  const fitted = name === "folder" || name === "parquet" ? { size: image.image_size, ...options } : options
-  const synthetic = SYNTHETIC.has(name) && name.includes("induction") ? { variant } : {}
-  return openDataset({ name, ...fitted, ...synthetic } as unknown as DatasetSpec)
+  const isDrawn = SYNTHETIC.has(name)
+  const options = Object.fromEntries(isDrawn ? given : given.filter(([key]) => key !== "seed"))
+  const fit = { size: image.image_size, ...(image.n_channels === 1 && { channels: 1 }) }
+  return openDataset({
+    name,
+    ...((name === "folder" || name === "parquet") && fit),
+    ...(isDrawn && data.path === undefined && { variant }),
+    ...options,
+  } as unknown as DatasetSpec)
 }

@@ -23,6 +23,8 @@ export interface RunPlan {
   readonly train: NamedDataset
   readonly val: NamedDataset | undefined
   readonly test: NamedDataset
+  /** What early stopping goes by in place of the validation set: the seed's, training samples. */
+  readonly judged: NamedDataset | undefined
   /** Which samples of the dataset's training part these are, where validation takes some of it. */
   readonly split: SomeParts | undefined
   readonly batchSize: number
@@ -73,6 +75,7 @@ export async function planRun(given: GlobalConfig, data: Splits): Promise<RunPla
     step: trainingStep(trained.layout, (flat) => trained.objective(flat, "training"), options),
     schedule: scheduleOf(config, steps),
     ...parts,
+    judged: judgedBy(parts.train, batchSize, config),
     batchSize,
     batchesPerEpoch,
     steps,
@@ -106,7 +109,8 @@ export const stepOptions = ({ training: t }: GlobalConfig): StepOptions => ({
 })
 
 const scheduleOf = ({ training: t, variant }: GlobalConfig, steps: number): ScheduleOptions => ({
-  schedule: t.scheduler_type,
+  // The seed steps its scheduler only where it warms up.
+  schedule: variant === "seed-exact" && !t.warmup_steps ? "constant" : t.scheduler_type,
   lr: t.lr,
   minLr: t.min_lr,
   warmupSteps: t.warmup_steps,
@@ -126,10 +130,19 @@ function divided({ train, val }: Splits, { training, data }: GlobalConfig): Pick
 }
 
 /** As many test samples as the config says, drawn by the data's seed; all of them where it says nothing. */
-export function testSamples(from: NamedDataset, { training, data }: GlobalConfig): NamedDataset {
-  const count = training.test_samples
-  if (count === null || count >= from.length) return from
-  const rows = new Random(data.seed, "test").permutation(from.length)
+export const testSamples = (from: NamedDataset, { training, data }: GlobalConfig): NamedDataset =>
+  training.test_samples === null ? from : drawn(from, training.test_samples, data.seed, "test")
+
+/** The seed looks at 40 batches (2000 // 50) of what it trains on. */
+const SEED_BATCHES = 40
+const judgedBy = (train: NamedDataset, batchSize: number, { variant, training, data }: GlobalConfig) =>
+  variant === "seed-exact" && training.early_stopping
+    ? drawn(train, SEED_BATCHES * batchSize, data.seed, "judged")
+    : undefined
+
+function drawn(from: NamedDataset, count: number, seed: number, stream: string): NamedDataset {
+  if (count >= from.length) return from
+  const rows = new Random(seed, stream).permutation(from.length)
   const { name, fingerprint, classes } = from
   return { name, fingerprint, classes, length: count, at: (i) => from.at(rows[i]!) }
 }

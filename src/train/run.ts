@@ -23,7 +23,7 @@ import { TRAINING_FILE, writeMouse } from "./mouse.ts"
 import { orderRecipe, planRun, type RunPlan } from "./plan.ts"
 import { stepper } from "./stepper.ts"
 import { writeCurves } from "./tracking/curves.ts"
-import { checkTrackers, openTrackers, type Values } from "./tracking/index.ts"
+import { askedTrackers, checkTrackers, openTrackers, type Values } from "./tracking/index.ts"
 import { METRICS } from "./tracking/metrics.ts"
 import { ifInterrupted, START, train } from "./trainer.ts"
 
@@ -106,7 +106,7 @@ const FAREWELL = 3000
 
 const DIVERGED = "diverged.json"
 
-const FRESH: Pick<TrainingState, "position" | "best" | "waited" | "pending"> = {
+const FRESH: Pick<TrainingState, "position" | "best" | "waited" | "judged" | "pending"> = {
   position: START,
   best: null,
   waited: 0,
@@ -120,6 +120,7 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   const { out, runtime, signal, threads, warn = (m) => process.emitWarning(m), onStep = () => {} } = options
   const { config, model, trained, steps, batchSize } = plan
   const { training, saving, logging } = config
+  const { names, ...wandb } = askedTrackers(logging, { warn })
   const checkpoints = checkpointsIn(out, saving)
   const fingerprints = fingerprintsOf(config, data, threads)
   const saved = options.resume ? await checkpoint.latestCheckpoint(checkpoints, warn) : undefined
@@ -133,16 +134,17 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   await writeJson(join(out, TRAINING_FILE), config)
   if (plan.split) await saveSplit(join(out, "splits.json"), data.train, plan.split)
   await removeWhole(join(out, DIVERGED))
-  let { position, best, waited, pending } = saved ?? FRESH
+  let { position, best, waited, judged, pending } = saved ?? FRESH
   const about = {
     dir: out,
     name: saving.run_id ?? config.data.name,
     project: logging.wandb_project_name ?? "vit-prisma",
+    ...wandb,
     config,
     // A step that was not evaluated is not logged either.
     ...(saved && { resumedAt: position.step - (pending ? 1 : 0) }),
   }
-  const tracker = await openTrackers(logging.track, about, { warn })
+  const tracker = await openTrackers(names, about, { warn })
 
   const begun = performance.now() - 1000 * (saved?.seconds ?? 0)
   const seconds = () => (performance.now() - begun) / 1000
@@ -154,7 +156,8 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   let landedAt = savedAt ?? 0
   const save = async () => {
     await tracker.flush()
-    const now: TrainingState = { position, fingerprints, best, waited, pending, seconds: seconds() }
+    const about = { position, fingerprints, best, waited, pending, seconds: seconds() }
+    const now: TrainingState = { ...about, ...(judged !== undefined && { judged }) }
     const { vectors } = state
     savedAt = position.step
     await writes.add(async () => {
@@ -175,14 +178,22 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   const conclude = async (values: Values): Promise<RunResult["ended"] | undefined> => {
     const { step, images } = position
     let evaluation: Values = {}
-    if (plan.val && (step % plan.every === 0 || step === steps)) {
-      const found = await evaluate(plan.val, config, averaged(), signal).catch(ifInterrupted)
-      // Without it the step is not logged: that is done when the run goes on.
-      pending = found ? null : values
-      if (!found) return "interrupted"
-      evaluation = named("val", found)
-      const better = score(found) > (best ? score(best) : -Infinity)
-      waited = better ? 0 : waited + 1
+    const sets = [plan.val, plan.judged].flatMap((set) => set ?? [])
+    if (sets.length && (step % plan.every === 0 || step === steps)) {
+      const all: Evaluation[] = []
+      for (const set of sets) {
+        const found = await evaluate(set, config, averaged(), signal).catch(ifInterrupted)
+        // Without it the step is not logged: that is done when the run goes on.
+        pending = found ? null : values
+        if (!found) return "interrupted"
+        all.push(found)
+      }
+      const found = plan.val && all[0]
+      const better = found !== undefined && score(found) > (best ? score(best) : -Infinity)
+      const counted = plan.judged ? score(all.at(-1)!) : undefined
+      waited = (counted === undefined ? better : counted > (judged ?? -Infinity)) ? 0 : waited + 1
+      if (counted !== undefined) judged = Math.max(counted, judged ?? -Infinity)
+      if (found) evaluation = named("val", found)
       if (better) best = { step, ...found }
       if (better) await saveBest()
     }

@@ -104,10 +104,12 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       (x) => ops.gelu(x),
       (x) => (x * (1 + loops.erf(x * SQRT1_2))) / 2,
     ),
-    ...unary(
-      wide("b", 40),
-      (x) => ops.gelu(x, "tanh"),
-      (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+    ...[wide("b", 40), wide()].flatMap((feed) =>
+      unary(
+        feed,
+        (x) => ops.gelu(x, "tanh"),
+        (x) => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+      ),
     ),
   ],
   QuickGelu: unary(wide("b", 40), ops.quickGelu, (x) => x * loops.sigmoid(1.702 * x)),

@@ -141,6 +141,7 @@ function stepGraph(model: HookedViT, objective: Metric, options: VisualiseOption
     outputs: built.outputs,
     hook: (name: string) => built.outputs[name] ?? pointOf(built, name) ?? unknownHook(model.hooks, name),
     weight: (name: string) => built.scope.params.get(name),
+    sizes: new Map<string, number>(),
   }
   const score = imageMetric(objective, view)
   const penalty = add(mul(fromGrey(raw), scalar(l2)), mul(variation(raw, [h, w]), scalar(totalVariation)))

@@ -1,6 +1,7 @@
 /** @file Where a run's numbers go: the table of trackers, and the one that hands everything to those that were asked for. */
 import { randomBytes } from "node:crypto"
 import { join } from "node:path"
+import type { GlobalConfig } from "../../configs/index.ts"
 import { fail, nearest, PrismaError } from "../../errors.ts"
 import { makeFolder, writeFileAtomic } from "../../files/atomic.ts"
 import { readJson } from "../../files/json.ts"
@@ -39,6 +40,22 @@ export function checkTrackers(names: readonly string[]): void {
       `no tracker is called ${quote(unknown)}; did you mean ${near}? There are ${TRACKER_NAMES.join(", ")}`,
     )
   }
+}
+
+/**
+ * The trackers that a config asks for. The seed's `use_wandb` is W&B of the config's team; without a key a run of the
+ * seed's config goes on, and `warn` is told.
+ */
+export function askedTrackers(
+  { track, use_wandb, wandb_team_name }: GlobalConfig["logging"],
+  { env = process.env, warn = (message) => process.emitWarning(message) }: TrackerOptions = {},
+): { readonly names: readonly string[]; readonly entity?: string } {
+  if (!use_wandb || track.includes("wandb")) return { names: track }
+  if (!env["WANDB_API_KEY"]) {
+    warn("logging.use_wandb is true and WANDB_API_KEY is not set: nothing is sent to W&B")
+    return { names: track }
+  }
+  return { names: [...track, "wandb"], ...(wandb_team_name !== null && { entity: wandb_team_name }) }
 }
 
 /** Open the trackers `names` and "metrics", which is always there, for a run. Errors: E_USAGE for what is not a tracker or

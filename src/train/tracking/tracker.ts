@@ -5,6 +5,8 @@ export interface RunInfo {
   readonly dir: string
   readonly name: string
   readonly project: string
+  /** Of W&B: the team or user that the project is of; by default the key's own. */
+  readonly entity?: string
   /** Plain data; trackers that show configs get it as JSON. */
   readonly config: object
   /** The step whose checkpoint the run goes on from: what was logged of later steps is dropped. Absent for a new run. */

@@ -56,7 +56,11 @@ export async function openWandb(opening: Opening, pace = PACE): ReturnType<OpenT
   if (mode === "offline" || mode === "disabled") return SILENT
   if (mode !== "online") fail("E_USAGE", `WANDB_MODE is ${quote(mode)}; expected online, offline or disabled`)
   const http = openWandbHttp(env)
-  const where = { project: env["WANDB_PROJECT"] || run.project, entity: env["WANDB_ENTITY"] || undefined, name: id }
+  const where = {
+    project: env["WANDB_PROJECT"] || run.project,
+    entity: env["WANDB_ENTITY"] || run.entity || undefined,
+    name: id,
+  }
   /** The last value of every name. */
   const latest = new Map<string, number>()
   let stream: Stream | undefined
