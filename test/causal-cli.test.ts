@@ -115,7 +115,7 @@ describe("vit-prisma patch", () => {
     [["--class", "11"], 1, /classes 0 to 9/],
     [["--class", "eight"], 1, /the nearest of 10 are/],
     [["--metric", "logits"], 1, /must be one number of each image, got \[batch, 10\]/],
-    [["--metric", "logits[:, 10]"], 1, /outside \[batch, 10\]/],
+    [["--metric", "logits[:, 10]"], 1, /outside \[1, 10\]/],
     [["--metric", "logit[:, 1]"], 2, /nearest are "logits"/],
     [["--hook", "resid_pre", "--by", "head"], 1, /no axis of heads/],
     [["--hook", "*.mlp.hook_post", "--by", "head"], 1, /no axis of heads/],

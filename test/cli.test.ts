@@ -229,6 +229,9 @@ describe("help", () => {
         --metric <text>        one number for each image, as "logits[:, 3]"
         --class <name>         the logit of this class, by index or label; by default
                                what the first image is taken for
+        --against <name>       less the logit of this class
+        --text <text>          of a dual encoder: likeness to a text
+        --text-embeds <file>   safetensors with text_embeds [1, p]: likeness to it
         --batch <n>            images at once (default: 8)
         --rows <file>          write each row as JSON when it is there; rows that the
                                file has are not computed again
@@ -258,6 +261,9 @@ describe("help", () => {
         --metric <text>        one number for each image, as "logits[:, 3]"
         --class <name>         the logit of this class, by index or label; by default
                                what the first image is taken for
+        --against <name>       less the logit of this class
+        --text <text>          of a dual encoder: likeness to a text
+        --text-embeds <file>   safetensors with text_embeds [1, p]: likeness to it
         --batch <n>            images at once (default: 8)
         --rows <file>          write each row as JSON when it is there; rows that the
                                file has are not computed again
