@@ -104,7 +104,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
     "--jobs",
     "2",
     "--timeout",
-    "3",
+    "15",
     "--memory",
     "1G",
   ]
@@ -126,7 +126,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
       expect(Object.fromEntries(failed.map((m) => [m.output, `${m.code} ${m.attempts} ${m.message}`]))).toEqual({
         "killer-segfault": "E_WORKER_CRASH 2 the job's process was ended by SIGSEGV",
         "killer-exit": "E_WORKER_CRASH 2 the job's process ended with exit code 3",
-        "killer-hang": "E_WORKER_CRASH 1 the job did not end within 3 s and was stopped",
+        "killer-hang": "E_WORKER_CRASH 1 the job did not end within 15 s and was stopped",
         // The first process had had other jobs, which might have been at fault.
         "killer-memory": expect.stringMatching(
           /^E_MEMORY_BUDGET 2 the job held \d+ MiB of memory, it may hold 512, /,

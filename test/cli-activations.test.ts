@@ -138,7 +138,9 @@ describe("a patch", () => {
       "blocks.0.hook_mlp_out": float32(zeros.shape, Float32Array.from(zeros.data)),
     }
     const { logits } = await model.run(float32(pixels.shape, floats(pixels)), { patch })
-    expect(floats(changed.get("logits")!)).toEqual(logits.data)
+    const theirs = floats(changed.get("logits")!)
+    const worst = Math.max(...theirs.map((v, i) => Math.abs(v - Number(logits.data[i]))))
+    expect(worst).toBeLessThan(1e-6)
   })
 
   it("that does not fit is refused before anything is written", async () => {

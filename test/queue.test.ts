@@ -29,7 +29,7 @@ afterAll(async () => {
 })
 
 const env = killing(scratch)
-const SHORT = ["--jobs", "1", "--lock", "2", "--timeout", "4", "--memory", "512M"]
+const SHORT = ["--jobs", "1", "--lock", "2", "--timeout", "15", "--memory", "512M"]
 
 function worker(url: string, more: readonly string[] = [], onBegin?: (slug: string) => void): Worker {
   const begun = startWorker(["--queue", url, "--root", scratch, ...SHORT, ...more], env, onBegin)
