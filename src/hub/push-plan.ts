@@ -27,6 +27,8 @@ export interface Plan {
 interface Planned {
   /** What becomes of checkpoints; by default revisions, and folders where there are too many. */
   readonly how: "revisions" | "folders" | "none" | undefined
+  /** Has the repo checkpoints as revisions? Asked where there are too many: a run that has grown goes on as it began. */
+  readonly hasSteps: () => Promise<boolean>
   /** Which no text may hold. */
   readonly token: string | undefined
   /** Throws where the push is to end. */
@@ -34,7 +36,11 @@ interface Planned {
 }
 
 /** What goes up, where it is right. Errors: E_INPUT, E_UNSAFE_PATH, E_SECRET_FOUND, E_CARD, E_IO. */
-export async function planOf(folder: string, repo: string, { how: asked, token, goOn }: Planned): Promise<Plan> {
+export async function planOf(
+  folder: string,
+  repo: string,
+  { how: asked, hasSteps, token, goOn }: Planned,
+): Promise<Plan> {
   const { files, skipped } = await listFolder(folder)
   const steps = new Map<number, Content[]>()
   const contents: Content[] = []
@@ -54,7 +60,7 @@ export async function planOf(folder: string, repo: string, { how: asked, token, 
   for (const some of steps.values()) {
     if (!isWhole(some)) skipped.push(...some.map(({ path }) => ({ path, why: "is of a checkpoint without a config" })))
   }
-  const how = asked ?? (whole.length > MAX_STEPS ? "folders" : "revisions")
+  const how = asked ?? (whole.length > MAX_STEPS && !(await hasSteps()) ? "folders" : "revisions")
   const card = await cardOf(
     folder,
     repo,

@@ -98,13 +98,14 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
       throw interrupted(signal, { url: `${http.endpoint}/${wanted}`, repo: wanted, authorized: true })
   }
   const there = await repoName(http, wanted, signal)
-  const tags: ReadonlyMap<string, string> = there === undefined ? new Map() : (await refsOf(http, there, signal)).tags
-  // A run that has grown goes on as it began.
-  const begun = [...tags.keys()].some((tag) => stepOfTag(tag) !== undefined) ? "revisions" : undefined
-  const plan = await planOf(folder, wanted, { how: options.checkpoints ?? begun, token: settings.token, goOn })
+  const tagsOf = async (): Promise<ReadonlyMap<string, string>> =>
+    there === undefined ? new Map<string, string>() : (await refsOf(http, there, signal)).tags
+  const hasSteps = async () => [...(await tagsOf()).keys()].some((tag) => stepOfTag(tag) !== undefined)
+  const plan = await planOf(folder, wanted, { how: options.checkpoints, hasSteps, token: settings.token, goOn })
   // Each push would put the model over the last checkpoint, and that over the model.
   if (branch === BRANCH && plan.steps.length) fail("E_USAGE", `${wanted}: the branch ${BRANCH} is that of the revisions; give another --branch, or --checkpoints folders`) // prettier-ignore
   if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
+  const tags = plan.steps.length ? await tagsOf() : new Map<string, string>()
   const id = there ?? wanted
   const push = new Push(http, id, options, there !== undefined || !dryRun, goOn)
   const prefix = path === "" ? "" : pathInRepo(path)
