@@ -230,6 +230,14 @@ describe("outputs", () => {
     expect(await code(writeFileAtomic(at("a\0b"), ""))).toBe("E_OUTPUT")
   })
 
+  it("are made by many at once, each finding what the others made", async () => {
+    for (let round = 0; round < 50; round++) {
+      const below = at(`many/${round}/a/b/c/d`)
+      await Promise.all(Array.from({ length: 8 }, (_, i) => makeFolder(`${below}/${i % 2}`)))
+      expect(readdirSync(below)).toEqual(["0", "1"])
+    }
+  })
+
   it("never replace the folder one works or lives in", async () => {
     // In a process that works and lives in folders made for it: without the check they would be gone.
     const program = `

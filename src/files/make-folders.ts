@@ -3,20 +3,24 @@ import { mkdir, stat } from "node:fs/promises"
 import { dirname } from "node:path"
 import { systemCode } from "./system-errors.ts"
 
-/** Make a folder and those above it. Errors: the system's. */
+/** Make a folder and those above it; several processes may make the same ones at once. Errors: the system's. */
 export async function makeFolders(path: string): Promise<void> {
-  try {
-    await mkdir(path)
-  } catch (error) {
-    const above = dirname(path)
-    if (systemCode(error) === "ENOENT" && above !== path && !(await isFolder(above))) {
-      await makeFolders(above)
-      return makeFolders(path)
-    }
-    // Of the root, systems say different things.
-    if ((systemCode(error) !== "EEXIST" && above !== path) || !(await isFolder(path))) throw error
-  }
+  const above = dirname(path)
+  const error = await make(path)
+  if (error === undefined) return
+  // One retry, whoever made what is above: in /proc it fails again, and that ends it.
+  if (systemCode(error) !== "ENOENT" || above === path) throw error
+  await makeFolders(above)
+  const again = await make(path)
+  if (again !== undefined) throw again
 }
+
+/** The system's error where `path` is no folder afterwards. */
+const make = (path: string): Promise<unknown> =>
+  mkdir(path).then(
+    () => undefined,
+    async (error: unknown) => ((await isFolder(path)) ? undefined : error),
+  )
 
 const isFolder = (path: string): Promise<boolean> =>
   stat(path).then(
