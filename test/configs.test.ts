@@ -132,6 +132,26 @@ describe("the seed's configs", () => {
     }
   })
 
+  it.each(["corrected", "seed-exact"] as const)("are what the schema takes, %s", (variant) => {
+    for (const name of variant === "corrected" ? CONFIG_NAMES : COLUMNS) {
+      const config = configByName(name, variant)
+      const parsed = defineConfig(config, {})
+      expect(JSON.stringify(config)).toBe(JSON.stringify(parsed)) // also in order
+      expect(Object.isFrozen(config.training.betas)).toBe(true)
+    }
+  })
+
+  it("with what may be left out have each field that there is, and no other", () => {
+    const config = defineConfig(MNISTConfig, {
+      classification: { class_names: [..."0123456789"] },
+      data: { path: "p", target: "t", size: 8, image: "i", label: "l", test: "val", augment: [{ kind: "flip" }] },
+    })
+    const fields = Object.entries(config).flatMap(([section, value]) =>
+      typeof value === "string" ? [section] : Object.keys(value).map((field) => `${section}.${field}`),
+    )
+    expect(fields).toEqual(FIELDS)
+  })
+
   it("have the parameters of its BaseViT", () => {
     const counts = [InductionConfig, CircleConfig, MNISTConfig, DSpritesConfig].map(parameters)
     expect(counts).toEqual([76_676, 336_572, 799_370, 12_663_299])
@@ -260,7 +280,8 @@ describe("a file", () => {
   it.each([
     [null, "the config must be an object, got null"],
     [[], "the config must be an object, got []"],
-    [{}, "image is missing; it must be an object"],
+    [{}, "image.image_size is missing; it must be a whole number from 1 to 8192"],
+    [{ ...MNISTConfig, image: [] }, "image must be an object, got []"],
     [{ imgae: MNISTConfig.image }, 'no field "imgae"'],
     [{ ...MNISTConfig, optimizer: {} }, 'no field "optimizer"; the nearest is'],
     [{ ...MNISTConfig, training: { learning_rate: 1 } }, 'no field "training.learning_rate"; the nearest is "training.'],

@@ -1,18 +1,11 @@
 /** @file The metadata of a card, a YAML block before the text (https://huggingface.co/docs/hub/model-cards); the only import
  * of yaml. What is written reads the same by YAML 1.2, as the Hub's pages do, and by 1.1, as Python does. */
-import {
-  type Document,
-  isCollection,
-  isMap,
-  isScalar,
-  LineCounter,
-  type Pair,
-  parseDocument,
-  type Scalar,
-  type ScalarTag,
-  type Tags,
-  visit,
-} from "yaml"
+import { createRequire } from "node:module"
+import type * as Yaml from "yaml"
+import type { Document, Pair, Scalar, ScalarTag, Tags } from "yaml"
+
+/** At first use: it takes 4 MiB. */
+const library = (): typeof Yaml => createRequire(import.meta.url)("yaml") as typeof Yaml
 
 /** As the Hub finds the block. */
 const BLOCK = /^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$))/
@@ -37,7 +30,7 @@ export function splitCard(text: string): Parts {
 
 export type Path = readonly (string | number)[]
 
-export interface Yaml {
+export interface Block {
   readonly value: unknown
   /** The same by YAML 1.1, where `no` is false and `1:30` is 90. */
   readonly python: unknown
@@ -51,7 +44,8 @@ export interface Yaml {
 const ALIASES = 100
 
 /** Read a block; never throws. */
-export function readYaml(text: string): Yaml {
+export function readYaml(text: string): Block {
+  const { LineCounter, parseDocument } = library()
   const counter = new LineCounter()
   const lineAt = (offset: number) => counter.linePos(offset).line
   try {
@@ -84,7 +78,7 @@ const WHY = [
 
 /** PyYAML departs from YAML 1.1: y and n are texts, and so is a number with an exponent but no point or no sign. */
 function pythonic(doc: Document): Document {
-  visit(doc, {
+  library().visit(doc, {
     Scalar(_, node) {
       const { source, type } = node
       if (type === "PLAIN" && source !== undefined && (/^[yn]$/i.test(source) || TEXT_TO_PYTHON.test(source)))
@@ -112,6 +106,7 @@ const numbers = (tags: Tags): Tags =>
 
 /** Where the entry `key` of a map or list begins. */
 function keyLine(parent: unknown, key: string | number, lineAt: (offset: number) => number): number | undefined {
+  const { isCollection, isMap, isScalar } = library()
   if (!isCollection(parent)) return undefined
   const item = isMap(parent)
     ? parent.items.find((pair: Pair) => isScalar(pair.key) && pair.key.value === key)?.key
@@ -129,6 +124,7 @@ export function mergedYaml(
   values: Readonly<Record<string, unknown>>,
   joined: ReadonlySet<string>,
 ): string | undefined {
+  const { isMap, isScalar, parseDocument } = library()
   const doc = parseDocument(yaml ?? "", { prettyErrors: false, compat: "yaml-1.1", customTags: numbers })
   if (doc.errors.length || (doc.contents !== null && !isMap(doc.contents))) return undefined
   const before = (doc.toJS({ maxAliasCount: ALIASES }) ?? {}) as Readonly<Record<string, unknown>>

@@ -2,7 +2,7 @@
 import { PrismaError } from "../errors.ts"
 import { repoId } from "../files/paths.ts"
 import { quote } from "../tensor/quote.ts"
-import type { Path, Yaml } from "./front-matter.ts"
+import type { Path, Block } from "./front-matter.ts"
 import { isLanguage, LICENSES, RELATIONS, TASKS } from "./vocabulary.ts"
 
 /** Told what is wrong at a place and what to do about it. */
@@ -198,7 +198,7 @@ const KEYS: Keys = {
 }
 
 /** All that is wrong with a block that could be read. */
-export function checkMetadata({ value, python }: Yaml, report: Report): void {
+export function checkMetadata({ value, python }: Block, report: Report): void {
   if (value === null || value === undefined)
     return report([], "the metadata block is empty", "add license, library_name, pipeline_tag, ...")
   if (!isMap(value))

@@ -33,8 +33,11 @@ export const RELATIONS = words("finetune adapter merge quantized")
 /** What stands for no language of people. */
 const SPECIAL = words("code multilingual")
 
-const languages = new Intl.DisplayNames(["en"], { type: "language", fallback: "none" })
+let names: Intl.DisplayNames | undefined
+/** The name of a language, at first use: making the table takes 15 ms. */
+const languageName = (code: string): string | undefined =>
+  (names ??= new Intl.DisplayNames(["en"], { type: "language", fallback: "none" })).of(code)
 
 /** ISO 639-1 with two letters, which are all known here, or 639-2 and 639-3 with three. */
 export const isLanguage = (text: string): boolean =>
-  SPECIAL.has(text) || /^[a-z]{3}$/.test(text) || (/^[a-z]{2}$/.test(text) && languages.of(text) !== undefined)
+  SPECIAL.has(text) || /^[a-z]{3}$/.test(text) || (/^[a-z]{2}$/.test(text) && languageName(text) !== undefined)

@@ -6,7 +6,8 @@ import type { ModelConfig } from "../model/config.ts"
 import type { InitOptions } from "../model/init.ts"
 import { quote } from "../tensor/quote.ts"
 import { CONFIG_NAMES, merged, preset, SEED_NAMES, type ConfigName } from "./presets.ts"
-import { fieldValue, object, parseConfig, type ConfigOverrides, type GlobalConfig } from "./schema.ts"
+import { object } from "./defaults.ts"
+import { fieldValue, parseConfig, type ConfigOverrides, type GlobalConfig } from "./schema.ts"
 
 /**
  * A config by name: "induction", "circle", "mnist", "dsprites", "cifar10", "imagenet". "seed-exact" is the seed's file

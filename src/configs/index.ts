@@ -10,5 +10,5 @@ export {
   MNISTConfig,
 } from "./presets.ts"
 export type { ConfigName } from "./presets.ts"
-export { FIELDS } from "./schema.ts"
+export { FIELDS } from "./defaults.ts"
 export type { ConfigOverrides, GlobalConfig } from "./schema.ts"

@@ -2,7 +2,8 @@
  * @file The configs of Prisma's mice. The first four are the seed's own, field by field; of CIFAR-10 and ImageNet it
  * published none.
  */
-import { parseConfig, type ConfigOverrides, type GlobalConfig } from "./schema.ts"
+import { filled, frozen } from "./defaults.ts"
+import type { ConfigOverrides, GlobalConfig } from "./schema.ts"
 
 interface Preset {
   /** As the seed's file has it: variant "seed-exact". */
@@ -159,7 +160,7 @@ export const preset = (name: ConfigName, variant: GlobalConfig["variant"]): Glob
   const p: Preset = PRESETS[name]
   const parts: ConfigOverrides[] =
     variant === "seed-exact" ? [p.seed, { variant }] : [p.seed, corrected(name), p.corrected]
-  return parseConfig(parts.reduce(merged), `the ${variant} config "${name}"`)
+  return frozen(filled(parts.reduce(merged))) as GlobalConfig
 }
 
 export const InductionConfig = preset("induction", "corrected")

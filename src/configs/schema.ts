@@ -1,182 +1,178 @@
 /**
  * @file The fields of a training config: those of Prisma's GlobalConfig (https://github.com/soniajoseph/ViT-Prisma,
- * commit 40181a5) under their own names, and this project's. What each means and its defaults: docs/configs.md.
+ * commit 40181a5) under their own names, and this project's. What each means: docs/configs.md; defaults: defaults.ts.
  */
-import { z } from "zod"
+import { createRequire } from "node:module"
+import type * as Zod from "zod"
 import { SEED_ACTIVATIONS } from "../../converters/base-vit.ts"
 import { fail, nearest } from "../errors.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { quote } from "../tensor/quote.ts"
+import { FIELDS, filled, frozen, type Immutable, object } from "./defaults.ts"
 
 // Bounds of what is untrusted: far above what can be trained, far below what exhausts memory.
 const [WIDTH, COUNT, PIXELS, CLASSES, STEPS] = [2 ** 16, 2 ** 10, 2 ** 13, 2 ** 20, Number.MAX_SAFE_INTEGER]
 
-const int = (least: number, most: number) => {
-  const error = `must be a whole number from ${least} to ${most}`
-  return z.number({ error }).int({ error }).min(least, { error }).max(most, { error })
+/** What each field must be. */
+function makeSchema({ z }: typeof Zod) {
+  const int = (least: number, most: number) => {
+    const error = `must be a whole number from ${least} to ${most}`
+    return z.number({ error }).int({ error }).min(least, { error }).max(most, { error })
+  }
+  const steps = int(1, STEPS)
+  const between = (least: number, most: number) => {
+    const error = `must be a number from ${least} to ${most}`
+    return z.number({ error }).min(least, { error }).max(most, { error })
+  }
+  const atLeast0 = z
+    .number({ error: "must be a number of at least 0" })
+    .min(0, { error: "must be a number of at least 0" })
+  const positive = z.number({ error: "must be a number above 0" }).gt(0, { error: "must be a number above 0" })
+  const share = (() => {
+    const error = "must be a number of at least 0 and below 1"
+    return z.number({ error }).min(0, { error }).lt(1, { error })
+  })()
+  const batch = (() => {
+    const error = `must be -1 (the whole set) or a whole number from 1 to ${2 ** 20}`
+    return z
+      .number({ error })
+      .int({ error })
+      .min(-1, { error })
+      .max(2 ** 20, { error })
+      .refine((n) => n !== 0, { error })
+  })()
+  const flag = z.boolean({ error: "must be true or false" })
+  const text = z.string({ error: "must be a text" }).max(4096, { error: "must be a text of at most 4096 characters" })
+  const oneOf = <const T extends readonly [string, ...string[]]>(...names: T) =>
+    z.enum(names, { error: `must be one of ${names.map((n) => `"${n}"`).join(", ")}` })
+  const channels = z
+    .array(z.number({ error: "must be a number" }), { error: "must be a list of numbers, one for each channel" })
+    .min(1, { error: "must be a list of numbers, one for each channel" })
+    .max(COUNT, { error: `must be a list of at most ${COUNT} numbers` })
+
+  /** What src/datasets/augment.ts does to training images. */
+  const augmentation = z.discriminatedUnion(
+    "kind",
+    [
+      z.strictObject({ kind: z.literal("crop"), padding: int(0, PIXELS) }),
+      z.strictObject({ kind: z.literal("flip"), probability: between(0, 1).optional() }),
+    ],
+    { error: 'must be { "kind": "crop", "padding": pixels } or { "kind": "flip" }' },
+  )
+
+  const SECTIONS = {
+    image: z.strictObject({ image_size: int(1, PIXELS), patch_size: int(1, PIXELS), n_channels: int(1, COUNT) }),
+    transformer: z.strictObject({
+      hidden_dim: int(1, WIDTH),
+      num_heads: int(1, COUNT),
+      num_layers: int(1, COUNT),
+      mlp_dim: int(1, WIDTH),
+      activation_name: oneOf(...(Object.keys(SEED_ACTIVATIONS) as [keyof typeof SEED_ACTIVATIONS])),
+      attention_only: flag,
+      attn_hidden_layer: flag,
+    }),
+    layernorm: z.strictObject({ qknorm: flag, layer_norm_eps: between(0, 1) }),
+    dropout: z.strictObject({
+      patch: share,
+      position: share,
+      attention: share,
+      proj: share,
+      mlp: share,
+      path: share,
+    }),
+    init: z.strictObject({
+      scheme: oneOf("seed", "timm"),
+      weight_type: oneOf("he", "default"),
+      cls_std: atLeast0,
+      pos_std: atLeast0,
+    }),
+    training: z.strictObject({
+      loss_fn_name: oneOf("CrossEntropy", "MSE", "Reconstruction", "MaskedReconstruction"),
+      label_smoothing: share,
+      mask_ratio: share,
+      lr: positive,
+      min_lr: atLeast0,
+      num_epochs: int(1, 1e9),
+      batch_size: batch,
+      accumulation: int(1, 2 ** 20),
+      warmup_steps: int(0, STEPS),
+      weight_decay: atLeast0,
+      max_grad_norm: positive.nullable(),
+      device: oneOf(...DEVICES),
+      seed: int(0, STEPS),
+      optimizer_name: oneOf("AdamW", "Adam", "SGD"),
+      betas: z.tuple([share, share], { error: "must be two numbers of at least 0 and below 1" }),
+      eps: positive,
+      momentum: share,
+      nesterov: flag,
+      scheduler_type: oneOf("constant", "WarmupThenStep", "WarmupCosine", "linear"),
+      scheduler_step: steps,
+      scheduler_gamma: positive,
+      total_steps: steps.nullable(),
+      max_steps: steps.nullable(),
+      ema_decay: share.nullable(),
+      eval_frequency: steps.nullable(),
+      test_samples: steps.nullable(),
+      validation_split: between(0, 0.9),
+      early_stopping: flag,
+      early_stopping_patience: int(1, 1e9),
+    }),
+    logging: z.strictObject({
+      log_dir: text,
+      log_frequency: steps,
+      print_every: int(0, STEPS),
+      use_wandb: flag,
+      wandb_project_name: text.nullable(),
+      wandb_team_name: text.nullable(),
+      track: z.array(text, { error: "must be a list of texts" }).max(16, { error: "must be a list of at most 16" }),
+    }),
+    saving: z.strictObject({
+      parent_dir: text,
+      run_id: text.nullable(),
+      save_dir: text,
+      save_checkpoints: flag,
+      save_cp_frequency: steps,
+      log_spaced: flag,
+      keep_last: steps.nullable(),
+    }),
+    classification: z.strictObject({
+      num_classes: int(1, CLASSES),
+      global_pool: flag,
+      class_names: z.array(text, { error: "must be a list of texts" }).optional(),
+    }),
+    data: z.strictObject({
+      name: text,
+      path: text.optional(),
+      seed: int(0, STEPS),
+      target: text.optional(),
+      size: int(1, PIXELS).optional(),
+      image: text.optional(),
+      label: text.optional(),
+      test: oneOf("val").optional(),
+      mean: channels,
+      std: channels,
+      augment: z
+        .array(augmentation, { error: "must be a list" })
+        .max(8, { error: "must be a list of at most 8" })
+        .optional(),
+    }),
+  }
+
+  const GLOBAL = z.strictObject({
+    variant: oneOf("corrected", "seed-exact"),
+    architecture: oneOf("seed", "preLN"),
+    ...SECTIONS,
+  })
+  return { SECTIONS, GLOBAL }
 }
-const steps = int(1, STEPS)
-const between = (least: number, most: number) => {
-  const error = `must be a number from ${least} to ${most}`
-  return z.number({ error }).min(least, { error }).max(most, { error })
-}
-const atLeast0 = z
-  .number({ error: "must be a number of at least 0" })
-  .min(0, { error: "must be a number of at least 0" })
-const positive = z.number({ error: "must be a number above 0" }).gt(0, { error: "must be a number above 0" })
-const share = (() => {
-  const error = "must be a number of at least 0 and below 1"
-  return z.number({ error }).min(0, { error }).lt(1, { error })
-})()
-const batch = (() => {
-  const error = `must be -1 (the whole set) or a whole number from 1 to ${2 ** 20}`
-  return z
-    .number({ error })
-    .int({ error })
-    .min(-1, { error })
-    .max(2 ** 20, { error })
-    .refine((n) => n !== 0, { error })
-})()
-const flag = z.boolean({ error: "must be true or false" })
-const text = z.string({ error: "must be a text" }).max(4096, { error: "must be a text of at most 4096 characters" })
-const oneOf = <const T extends readonly [string, ...string[]]>(...names: T) =>
-  z.enum(names, { error: `must be one of ${names.map((n) => `"${n}"`).join(", ")}` })
-const channels = z
-  .array(z.number({ error: "must be a number" }), { error: "must be a list of numbers, one for each channel" })
-  .min(1, { error: "must be a list of numbers, one for each channel" })
-  .max(COUNT, { error: `must be a list of at most ${COUNT} numbers` })
 
-/** What src/datasets/augment.ts does to training images. */
-const augmentation = z.discriminatedUnion(
-  "kind",
-  [
-    z.strictObject({ kind: z.literal("crop"), padding: int(0, PIXELS) }),
-    z.strictObject({ kind: z.literal("flip"), probability: between(0, 1).optional() }),
-  ],
-  { error: 'must be { "kind": "crop", "padding": pixels } or { "kind": "flip" }' },
-)
-
-const SECTIONS = {
-  image: z.strictObject({ image_size: int(1, PIXELS), patch_size: int(1, PIXELS), n_channels: int(1, COUNT) }),
-  transformer: z.strictObject({
-    hidden_dim: int(1, WIDTH),
-    num_heads: int(1, COUNT),
-    num_layers: int(1, COUNT),
-    mlp_dim: int(1, WIDTH),
-    activation_name: oneOf(...(Object.keys(SEED_ACTIVATIONS) as [keyof typeof SEED_ACTIVATIONS])).default("GELU"),
-    attention_only: flag.default(false),
-    attn_hidden_layer: flag.default(true),
-  }),
-  layernorm: z.strictObject({ qknorm: flag.default(false), layer_norm_eps: between(0, 1).default(0) }),
-  dropout: z.strictObject({
-    patch: share.default(0),
-    position: share.default(0),
-    attention: share.default(0),
-    proj: share.default(0),
-    mlp: share.default(0),
-    path: share.default(0),
-  }),
-  init: z.strictObject({
-    scheme: oneOf("seed", "timm").default("seed"),
-    weight_type: oneOf("he", "default").default("he"),
-    cls_std: atLeast0.default(1e-6),
-    pos_std: atLeast0.default(0.02),
-  }),
-  training: z.strictObject({
-    loss_fn_name: oneOf("CrossEntropy", "MSE", "Reconstruction", "MaskedReconstruction").default("CrossEntropy"),
-    label_smoothing: share.default(0),
-    mask_ratio: share.default(0.75),
-    lr: positive.default(1e-4),
-    min_lr: atLeast0.default(1e-6),
-    num_epochs: int(1, 1e9).default(10),
-    batch_size: batch.default(64),
-    accumulation: int(1, 2 ** 20).default(1),
-    warmup_steps: int(0, STEPS).default(10),
-    weight_decay: atLeast0.default(0.01),
-    max_grad_norm: positive.nullable().default(1),
-    device: oneOf(...DEVICES).default("auto"),
-    seed: int(0, STEPS).default(0),
-    optimizer_name: oneOf("AdamW", "Adam", "SGD").default("AdamW"),
-    betas: z.tuple([share, share], { error: "must be two numbers of at least 0 and below 1" }).default([0.9, 0.999]),
-    eps: positive.default(1e-8),
-    momentum: share.default(0.9),
-    nesterov: flag.default(false),
-    scheduler_type: oneOf("constant", "WarmupThenStep", "WarmupCosine", "linear").default("WarmupThenStep"),
-    scheduler_step: steps.default(200),
-    scheduler_gamma: positive.default(0.8),
-    total_steps: steps.nullable().default(null),
-    max_steps: steps.nullable().default(null),
-    ema_decay: share.nullable().default(null),
-    eval_frequency: steps.nullable().default(null),
-    test_samples: steps.nullable().default(null),
-    validation_split: between(0, 0.9).default(0.1),
-    early_stopping: flag.default(false),
-    early_stopping_patience: int(1, 1e9).default(2),
-  }),
-  logging: z.strictObject({
-    log_dir: text.default("logs"),
-    log_frequency: steps.default(10),
-    print_every: int(0, STEPS).default(0),
-    use_wandb: flag.default(false),
-    wandb_project_name: text.nullable().default(null),
-    wandb_team_name: text.nullable().default(null),
-    track: z
-      .array(text, { error: "must be a list of texts" })
-      .max(16, { error: "must be a list of at most 16" })
-      .default([]),
-  }),
-  saving: z.strictObject({
-    parent_dir: text.default("."),
-    run_id: text.nullable().default(null),
-    save_dir: text.default("checkpoints"),
-    save_checkpoints: flag.default(true),
-    save_cp_frequency: steps.default(200),
-    log_spaced: flag.default(false),
-    keep_last: steps.nullable().default(null),
-  }),
-  classification: z.strictObject({
-    num_classes: int(1, CLASSES),
-    global_pool: flag.default(false),
-    class_names: z.array(text, { error: "must be a list of texts" }).optional(),
-  }),
-  data: z.strictObject({
-    name: text.default(""),
-    path: text.optional(),
-    seed: int(0, STEPS).default(0),
-    target: text.optional(),
-    size: int(1, PIXELS).optional(),
-    image: text.optional(),
-    label: text.optional(),
-    test: oneOf("val").optional(),
-    mean: channels.default([0]),
-    std: channels.default([1]),
-    augment: z
-      .array(augmentation, { error: "must be a list" })
-      .max(8, { error: "must be a list of at most 8" })
-      .optional(),
-  }),
-}
-
-/** Sections that may be left out: all their fields have a default. */
-const GLOBAL = z.strictObject({
-  variant: oneOf("corrected", "seed-exact").default("corrected"),
-  architecture: oneOf("seed", "preLN").default("seed"),
-  image: SECTIONS.image,
-  transformer: SECTIONS.transformer,
-  layernorm: SECTIONS.layernorm.prefault({}),
-  dropout: SECTIONS.dropout.prefault({}),
-  init: SECTIONS.init.prefault({}),
-  training: SECTIONS.training.prefault({}),
-  logging: SECTIONS.logging.prefault({}),
-  saving: SECTIONS.saving.prefault({}),
-  classification: SECTIONS.classification,
-  data: SECTIONS.data.prefault({}),
-})
-
-type Immutable<T> = T extends object ? { readonly [K in keyof T]: Immutable<T[K]> } : T
+type Schema = ReturnType<typeof makeSchema>
+let made: Schema | undefined
+/** At first use, as importing zod takes longer than all that loads a model, and 8 MiB. */
+const schema = (): Schema => (made ??= makeSchema(createRequire(import.meta.url)("zod") as typeof Zod))
 
 /** A whole config: frozen data, every field there. */
-export type GlobalConfig = Immutable<z.output<typeof GLOBAL>>
+export type GlobalConfig = Immutable<Zod.output<Schema["GLOBAL"]>>
 /** A part of a config: sections and fields that are to be others. */
 export type ConfigOverrides = {
   readonly [S in keyof GlobalConfig]?: GlobalConfig[S] extends object
@@ -184,17 +180,13 @@ export type ConfigOverrides = {
     : GlobalConfig[S]
 }
 
-/** Names of the fields: "variant", "training.lr", ... */
-export const FIELDS: readonly string[] = Object.keys(GLOBAL.shape).flatMap((name) =>
-  name in SECTIONS ? Object.keys(SECTIONS[name as keyof typeof SECTIONS].shape).map((f) => `${name}.${f}`) : [name],
-)
-
 /** The schema of one field. Error: E_CONFIG with the nearest names. */
-function fieldSchema(name: string, where: string): z.ZodType {
+function fieldSchema(name: string, where: string): Zod.ZodType {
   if (!FIELDS.includes(name)) unknown(name, where)
+  const { GLOBAL, SECTIONS } = schema()
   const [section, field] = name.split(".") as [string, string | undefined]
   const shape = field === undefined ? GLOBAL.shape : SECTIONS[section as keyof typeof SECTIONS].shape
-  return (shape as Readonly<Record<string, z.ZodType>>)[field ?? section]!
+  return (shape as Readonly<Record<string, Zod.ZodType>>)[field ?? section]!
 }
 
 /** The value that a text gives a field: the first of these readings that fits it. Error: E_CONFIG. */
@@ -208,7 +200,7 @@ export function fieldValue(name: string, readings: readonly unknown[], where: st
 
 /** A whole config of what is given, defaults filled in. Error: E_CONFIG, naming the field, what it must be and what it is. */
 export function parseConfig(given: unknown, where: string): GlobalConfig {
-  const { success, data, error } = GLOBAL.safeParse(withMlpDim(given))
+  const { success, data, error } = schema().GLOBAL.safeParse(filled(given))
   // A field with a wrong name is also one that is missing: the name says more.
   if (!success)
     return refuse(error.issues.find((i) => i.code === "unrecognized_keys") ?? error.issues[0]!, given, where)
@@ -232,15 +224,7 @@ export function parseConfig(given: unknown, where: string): GlobalConfig {
   return frozen(data)
 }
 
-/** Where mlp_dim is left out it is 4 hidden_dim. */
-function withMlpDim(given: unknown): unknown {
-  const { transformer } = object(given)
-  const { hidden_dim, mlp_dim } = object(transformer)
-  if (mlp_dim !== undefined || typeof hidden_dim !== "number") return given
-  return { ...object(given), transformer: { ...object(transformer), mlp_dim: 4 * hidden_dim } }
-}
-
-function refuse(issue: z.core.$ZodIssue, given: unknown, where: string): never {
+function refuse(issue: Zod.core.$ZodIssue, given: unknown, where: string): never {
   const path = issue.path.map(String)
   if (issue.code === "unrecognized_keys") return unknown([...path, issue.keys[0]!].join("."), where)
   const got = path.reduce<unknown>((value, key) => object(value)[key], given)
@@ -262,13 +246,4 @@ function brief(value: unknown): string {
   if (typeof value === "string") return quote(value)
   if (typeof value === "number" || typeof value === "bigint") return String(value)
   return quote(JSON.stringify(value) ?? typeof value).slice(1, -1)
-}
-
-/** The value where it is an object, else one without keys. */
-export const object = (value: unknown): Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
-
-function frozen<T>(value: T): Immutable<T> {
-  for (const part of Object.values(object(value))) frozen(part)
-  return Object.freeze(value) as Immutable<T>
 }

@@ -1,5 +1,4 @@
 /** @file The same work on many things, some at a time; the first failure ends what has not begun. */
-import PQueue from "p-queue"
 
 /** `work` on each item, at most `width` at once. Error: the first of `work`, when all that had begun has ended. */
 export async function parallel<T>(
@@ -7,6 +6,7 @@ export async function parallel<T>(
   width: number,
   work: (item: T, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
+  const { default: PQueue } = await import("p-queue")
   const queue = new PQueue({ concurrency: width })
   const stop = new AbortController()
   const failures: unknown[] = []

@@ -9,7 +9,8 @@ import { readStateDict } from "../tensor/state-dict.ts"
 import { type Arrays, type DType, DTYPES, size, type StoredTensor, type Tensor, tensor } from "../tensor/tensor.ts"
 import { readFully, withFile } from "./read.ts"
 import { readError } from "./system-errors.ts"
-import { checkMember, readMember, withZip, type Zip, type ZipMember } from "./zip.ts"
+import { checkMember, readMember, withZip, type Zip } from "./zip.ts"
+import type { ZipMember } from "./zip-directory.ts"
 
 // Bytes of a pickle. 3000 tensors with two moments each take 2 MB.
 const MAX_PICKLE = 64 << 20

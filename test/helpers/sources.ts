@@ -40,7 +40,10 @@ export function parse(path: string, text: string): Source {
       imports.push({ from: literal(node.moduleSpecifier), names: ["*"] })
       return
     }
-    if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
+    if (
+      ts.isCallExpression(node) &&
+      (node.expression.kind === ts.SyntaxKind.ImportKeyword || requires(node.expression))
+    ) {
       imports.push({ from: literal(node.arguments[0]), names: [] })
     }
     if (ts.isIdentifier(node) && GLOBALS.has(node.text) && !named(node)) globals.add(node.text)
@@ -49,6 +52,10 @@ export function parse(path: string, text: string): Source {
   visit(file)
   return { path, lines: text.split("\n").length - 1, imports, globals }
 }
+
+/** `createRequire(...)`, which is called with what it is to load. */
+const requires = (callee: ts.Expression): boolean =>
+  ts.isCallExpression(callee) && ts.isIdentifier(callee.expression) && callee.expression.text === "createRequire"
 
 /** Is this the name of a property, a declaration or a type, rather than a use of the global? */
 function named(node: ts.Identifier): boolean {
