@@ -5,6 +5,7 @@
 import { relative } from "node:path"
 import { openSafetensors, type SafetensorsFile } from "../src/files/safetensors-file.ts"
 import { encodeModel, type Attribute, type Model, type Node } from "../src/onnx/model.ts"
+import { physicalCores } from "../src/runtime/cores.ts"
 import { load } from "../src/runtime/node.ts"
 import { float32, int64, size, type StoredTensor, type Tensor } from "../src/tensor/tensor.ts"
 import { VIT_B, type Checkpoint } from "./checkpoint.ts"
@@ -41,6 +42,12 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   "prepacked weights": { prepack: true },
 }
 
+/** As many as the project's own runtime takes. */
+export function threadsOf(): { readonly intraOpNumThreads?: number } {
+  const threads = physicalCores()
+  return threads === undefined ? {} : { intraOpNumThreads: threads }
+}
+
 /** Logits of images by plain onnxruntime. */
 export type Bare = (images: Tensor) => Promise<Float32Array>
 
@@ -53,6 +60,7 @@ export async function bare({ root, model }: Checkpoint, variant: Variant): Promi
   const session = await ort.InferenceSession.create(withOpset(encodeModel(written), variant.opset ?? 17), {
     executionProviders: ["cpu"],
     logSeverityLevel: 3,
+    ...threadsOf(),
     extra: {
       session: {
         force_spinning_stop: "1",

@@ -5,6 +5,7 @@ import { join } from "node:path"
 import { build, emit, loadPretrained, type LoadedViT } from "../src/index.ts"
 import { load } from "../src/runtime/node.ts"
 import { images, type Checkpoint } from "./checkpoint.ts"
+import { threadsOf } from "./lean.ts"
 import { median } from "./measure.ts"
 
 /** An event of the Chrome trace that onnxruntime writes; `ts` and `dur` in microseconds. */
@@ -46,6 +47,7 @@ async function times(model: LoadedViT, b: number, all: boolean, runs: number): P
     const session = (await ort.InferenceSession.create(bytes, {
       executionProviders: ["cpu"],
       logSeverityLevel: 3,
+      ...threadsOf(),
       enableProfiling: true,
       profileFilePrefix: join(folder, "profile"),
       extra: {

@@ -8,7 +8,7 @@ import { nodeRuntime } from "../src/runtime/node.ts"
 import { float32, int64, type Tensor } from "../src/tensor/tensor.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { evaluate } from "./helpers/evaluate.ts"
-import type { Numbers } from "./helpers/loops.ts"
+import { slice, type Numbers } from "./helpers/loops.ts"
 import { EXAMPLES, type Example, type Feed } from "./helpers/op-examples.ts"
 
 const runtime = nodeRuntime({ threads: 1 })
@@ -47,11 +47,13 @@ function worst(got: readonly number[], want: readonly number[]): number {
 /** Ops through which nothing flows: integers, truth values, lengths. */
 const FLAT: readonly Op[] = ["ArgMax", "Equal", "Greater", "Extent", "Detach", "OrElse"]
 
-/** The examples of an op, with the gradients of a random weighting of their results. */
-function weighted({ feeds, graph, loops }: Example) {
+/** The examples of an op, with the gradients of a random weighting of their results, or of one element along an axis. */
+function weighted({ feeds, graph, loops }: Example, cut?: readonly [axis: number, start: number]) {
   const inputs = feeds.map(({ shape, dtype }, i) => ops.input(`x${i}`, shape, dtype))
   const xs = feeds.map(drawn)
-  const y = graph(...inputs)
+  const whole = graph(...inputs)
+  const y = cut ? ops.slice(whole, ...cut, cut[1] + 1) : whole
+  const read = (z: Numbers) => (cut ? slice(z, ...cut, cut[1] + 1) : z)
   const r = filled(
     y.shape.map((d) => bind(d, symbols)),
     uniform,
@@ -63,7 +65,7 @@ function weighted({ feeds, graph, loops }: Example) {
     product.shape.map((_, i) => i),
   )
   const real = inputs.filter((x) => x.dtype === "float32")
-  const value = (moved: readonly Numbers[]) => loops(...moved).data.reduce((s, v, i) => s + v * r.data[i]!, 0)
+  const value = (moved: readonly Numbers[]) => read(loops(...moved)).data.reduce((s, v, i) => s + v * r.data[i]!, 0)
   return { inputs, xs, weights, r, loss, real, value }
 }
 
@@ -93,6 +95,31 @@ describe.each((Object.keys(EXAMPLES) as Op[]).filter((op) => !FLAT.includes(op))
     }
   })
 })
+
+describe.each((Object.keys(EXAMPLES) as Op[]).filter((op) => !FLAT.includes(op)))(
+  "the gradient of a part of %s",
+  (op) => {
+    it.each(EXAMPLES[op].map((e, i) => [i, e] as const))(
+      "is that of differences along every axis (%i)",
+      (_, example) => {
+        const { shape } = example.graph(...example.feeds.map(({ shape: s, dtype }, i) => ops.input(`x${i}`, s, dtype)))
+        for (const [axis, size] of shape.entries()) {
+          if (typeof size !== "number" || size < 2) continue
+          const { inputs, xs, weights, r, loss, real, value } = weighted(example, [axis, Math.floor(random() * size)])
+          if (toposort([loss]).some((v) => v.op === "Cast" && v.dtype === "int64")) continue
+          const given = new Map<Value, Numbers>([[weights, r], ...inputs.map((x, i) => [x, xs[i]!] as const)])
+          const exact = evaluate(grad(loss, real), given, symbols)
+          for (const [i, x] of real.entries()) {
+            const at = inputs.indexOf(x)
+            const want = differences((moved) => value(xs.with(at, moved)), xs[at]!, 1e-5)
+            expect(exact[i]!.shape).toEqual(xs[at]!.shape)
+            expect(worst(exact[i]!.data, want)).toBeLessThan(1e-6)
+          }
+        }
+      },
+    )
+  },
+)
 
 it.each(FLAT.slice(0, -1))("nothing flows through %s", (op) => {
   for (const example of EXAMPLES[op]) {

@@ -143,7 +143,7 @@ describe("the seed's configs", () => {
 
   it("with what may be left out have each field that there is, and no other", () => {
     const config = defineConfig(MNISTConfig, {
-      classification: { class_names: [..."0123456789"] },
+      classification: { class_names: Array.from({ length: 10 }, (_, i) => String(i)) },
       data: { path: "p", target: "t", size: 8, image: "i", label: "l", test: "val", augment: [{ kind: "flip" }] },
     })
     const fields = Object.entries(config).flatMap(([section, value]) =>

@@ -2,6 +2,7 @@
 import { resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { loadPretrained } from "../src/index.ts"
+import { grad } from "../src/autodiff/grad.ts"
 import { bind, product, quotient } from "../src/graph/dims.ts"
 import { emit, type Values } from "../src/graph/emit.ts"
 import { narrow } from "../src/graph/narrow.ts"
@@ -143,6 +144,48 @@ describe("what is read in part", () => {
         expect(worst(less[name]!, loops.slice(numbers(all[name]!), axis, start, end))).toBeLessThan(1e-5)
       }
     }
+  })
+
+  it("has the gradient that it has where the rest is read and weighs nothing", async () => {
+    const total = (v: Value) => ops.sum(v, [0, 1, 2])
+    for (let n = 0; n < 60; n++) {
+      const { parts, wholes, cuts } = program(n)
+      const masked = Object.entries(wholes).map(([name, v]) => {
+        const [axis, start, end] = cuts[name]!
+        const at = (i: number) => (axis === 1 ? Math.floor(i / 4) : i % 4)
+        const mask = Float32Array.from({ length: 24 }, (_, i) => (at(i) >= start && at(i) < end ? 1 : 0))
+        return total(ops.mul(v, ops.constant(float32([1, 6, 4], mask))))
+      })
+      const feeds = { x: draw({ shape: ["b", 6, 4] }, one, random) }
+      const slopes = [Object.values(parts).map(total), masked].map((terms) => grad(terms.reduce(ops.add), [x])[0]!)
+      const [less, all] = [slopes[0]!, slopes[1]!]
+      const got = await (await runtime.compile({ x }, { less, all }))(feeds)
+      expect(worst(got.less, numbers(got.all))).toBeLessThan(2e-5)
+    }
+  })
+
+  it("is differentiated as that part: what of a classifier's last block has no gradient is not computed", async () => {
+    const model = await loadPretrained(resolve(import.meta.dirname, "fixtures/reference/hf-vit-names-v5"), { runtime })
+    const { outputs, scope } = build(model.config, model.weights)
+    const block = `blocks.${model.config.vision.nLayers - 1}.`
+    const hooks = [...scope.hooks].filter(([name]) => name.startsWith(block)).map(([, { value }]) => value)
+    const loss = ops.sum(ops.slice(outputs["logits"]!, 1, 0, 1), [0, 1])
+    const forward = new Set(toposort([loss]))
+    // Of the products of the gradient with the block's weights: rows an image, tokens or one.
+    const rows = new Map<string, unknown>()
+    for (const v of toposort(grad(loss, hooks))) {
+      const weight = v.op === "Gemm" && !forward.has(v) && [...scope.params].find(([, p]) => v.inputs.includes(p))?.[0]
+      if (weight && weight.startsWith(block)) rows.set(weight.slice(block.length), quotient(v.shape[0]!, "batch"))
+    }
+    const tokens = scope.hooks.get("hook_full_embed")!.value.shape[1]
+    expect(Object.fromEntries(rows)).toEqual({
+      "mlp.out.weight": 1,
+      "mlp.in.weight": 1,
+      "attn.out.weight": 1,
+      "attn.q.weight": 1,
+      "attn.k.weight": tokens,
+      "attn.v.weight": tokens,
+    })
   })
 
   /** A graph of 15 ops on x [b, 6, 4], and parts of three of its values. */

@@ -1,8 +1,8 @@
 /** @file Sessions: kept by content, dropped over budget, on each device, over any module; what is refused before a run. */
-import { mkdtempSync, readdirSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire } from "node:module"
-import { tmpdir } from "node:os"
-import { join, resolve } from "node:path"
+import { availableParallelism, tmpdir } from "node:os"
+import { dirname, join, resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import {
   DEVICES,
@@ -15,6 +15,7 @@ import {
   type Tensor,
 } from "../src/index.ts"
 import { readTensor } from "../src/files/safetensors-file.ts"
+import { physicalCores } from "../src/runtime/cores.ts"
 import { load, nodeRuntime } from "../src/runtime/node.ts"
 import { float32, int64 } from "../src/tensor/tensor.ts"
 import { runTs } from "./helpers/child.ts"
@@ -57,6 +58,50 @@ function noted(overrides: Partial<OrtModule> = {}) {
   }
   return { module, calls }
 }
+
+describe("cores", () => {
+  const machine = (siblings: readonly (string | undefined)[]) => {
+    const folder = mkdtempSync(join(tmpdir(), "vit-prisma-cores-"))
+    for (const name of ["cpufreq", "cpuidle", ...siblings.keys()]) {
+      const list = typeof name === "number" ? siblings[name] : "0"
+      const topology = join(folder, typeof name === "number" ? `cpu${name}` : name, "topology")
+      mkdirSync(list === undefined ? dirname(topology) : topology, { recursive: true })
+      if (list !== undefined) writeFileSync(join(topology, "thread_siblings_list"), `${list}\n`)
+    }
+    try {
+      return physicalCores(folder)
+    } finally {
+      rmSync(folder, { recursive: true })
+    }
+  }
+
+  it.each([
+    ["a core of two threads", ["0-1", "0-1"], 1],
+    ["four threads of two cores, one switched off", ["0,2", "1,3", "0,2", undefined], 2],
+    ["one core", ["0"], 1],
+    ["none that is told", [undefined, undefined], undefined],
+  ] as const)("of %s", (_, siblings, cores) => {
+    expect(machine(siblings)).toBe(cores === undefined ? undefined : Math.min(cores, availableParallelism()))
+  })
+
+  it("are no more than the process may use, and unknown where nothing tells", () => {
+    expect(machine(Array.from({ length: 4096 }, (_, i) => String(i)))).toBe(availableParallelism())
+    expect(physicalCores("/nowhere/at/all")).toBe(undefined)
+  })
+
+  it("are the threads of a session unless others are asked for", async () => {
+    const threads: unknown[] = []
+    const { module } = noted()
+    const told: OrtModule = {
+      ...module,
+      InferenceSession: {
+        create: (bytes, o) => (threads.push(o?.["intraOpNumThreads"]), module.InferenceSession.create(bytes, o)),
+      },
+    }
+    for (const options of [{}, { threads: 1 }]) await first(nodeRuntime({ module: told, ...options }), 3)
+    expect(threads).toEqual([physicalCores(), 1])
+  })
+})
 
 describe("sessions", () => {
   const folder = resolve(import.meta.dirname, "fixtures/reference/hf-vit-grey-relu")

@@ -8,7 +8,7 @@ import * as ops from "./ops.ts"
 import { toposort, Value, type Op } from "./value.ts"
 
 /** Elements start..end of the middle axis of a value seen as [outer, size, inner]: the same through any reshape. */
-interface Part {
+export interface Part {
   readonly outer: Dim
   readonly size: number
   readonly inner: Dim
@@ -124,6 +124,7 @@ const rules: { [O in Op]: Rule<O> } = {
 
 // Of a value of which more than half is read, all is computed: the slices on the way there would cost more.
 const WORTH = 0.5
+const isSmall = (part: Part): boolean => part.end - part.start <= WORTH * part.size
 
 /**
  * The same outputs, from a graph that computes only what they read. What lies in `stop` is taken as it is, as is what is
@@ -169,7 +170,7 @@ function demand(order: readonly Value[], outputs: ReadonlySet<Value>, stop: Read
   for (const v of order.toReversed()) {
     const rule = rules[v.op] as Rule<Op>
     const asked = parts.get(v)
-    const small = asked && asked.end - asked.start <= WORTH * asked.size ? asked : undefined
+    const small = asked && isSmall(asked) ? asked : undefined
     const from = small && !stop.has(v) ? rule.inputs(v, within(small, v.shape)!, small) : undefined
     parts.set(v, from && small)
     if (stop.has(v)) continue
@@ -182,8 +183,33 @@ function demand(order: readonly Value[], outputs: ReadonlySet<Value>, stop: Read
 
 /** The least part that holds both. */
 function both(a: Part | undefined, b: Part | undefined): Part | undefined {
-  if (!a || !b || a.outer !== b.outer || a.size !== b.size || a.inner !== b.inner) return undefined
+  if (!a || !b || !sameAxis(a, b)) return undefined
   return { ...a, start: Math.min(a.start, b.start), end: Math.max(a.end, b.end) }
+}
+
+const sameAxis = (a: Part, b: Part): boolean => a.outer === b.outer && a.size === b.size && a.inner === b.inner
+
+export const samePart = (a: Part | undefined, b: Part | undefined): boolean =>
+  a === b || (a !== undefined && b !== undefined && sameAxis(a, b) && a.start === b.start && a.end === b.end)
+
+/** The op that makes only this part of `v`, and what it reads of the inputs of `v`; undefined where there is none, or where
+ * it is not worth it. */
+export function partOf(v: Value, part: Part): { readonly value: Value; readonly reads: Parts } | undefined {
+  if (!isSmall(part)) return undefined
+  const reads = (rules[v.op] as Rule<Op>).inputs(v, within(part, v.shape)!, part)
+  if (!reads) return undefined
+  const inputs = v.inputs.map((x, i) => (reads[i] ? slice(x, reads[i]) : x))
+  return { value: remade(v, inputs, part), reads }
+}
+
+/** The part of its input that `v` is, if it is no more than that. */
+export const partRead = (v: Value): Part | undefined => (rules[v.op] as Rule<Op>).is?.(v)
+
+/** `x` where `part` of a value lies, and 0 beside it. */
+export function placed(x: Value, part: Part, shape: Shape): Value {
+  const { open, axis } = opened(part, shape)
+  const given = ops.reshape(x, open.with(axis, part.end - part.start))
+  return ops.reshape(ops.pad(given, axis, part.start, part.size), shape)
 }
 
 /** The op of `v` on these inputs; where they are narrower, so is the result. */
@@ -198,11 +224,16 @@ const narrowed = (shape: Shape, { axis, outer, inner, start, end }: Cut): Shape 
   shape.with(axis, product([outer, end - start, inner]))
 
 function slice(x: Value, part: Part): Value {
-  const { axis, outer, size, inner, start, end } = within(part, x.shape)!
-  const before = outer === 1 ? [] : [outer]
-  const open = ops.reshape(x, x.shape.toSpliced(axis, 1, ...before, size, ...(inner === 1 ? [] : [inner])))
-  const cut = ops.slice(open, axis + before.length, start, end)
-  return ops.reshape(cut, x.shape.with(axis, product([outer, end - start, inner])))
+  const { cut, open, axis } = opened(part, x.shape)
+  return ops.reshape(ops.slice(ops.reshape(x, open), axis, part.start, part.end), narrowed(x.shape, cut))
+}
+
+/** `shape` with the part's own axis as one of its axes. */
+function opened(part: Part, shape: Shape): { readonly cut: Cut; readonly open: Shape; readonly axis: number } {
+  const cut = within(part, shape)!
+  const axisOf = (d: Dim): Shape => (d === 1 ? [] : [d])
+  const [before, after] = [axisOf(cut.outer), axisOf(cut.inner)]
+  return { cut, open: shape.toSpliced(cut.axis, 1, ...before, part.size, ...after), axis: cut.axis + before.length }
 }
 
 /** The part of `x` that is `cut` along one of its axes; undefined where `x` is repeated along it. */

@@ -3,7 +3,6 @@ import { grad } from "../autodiff/grad.ts"
 import { fail, nearest } from "../errors.ts"
 import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
-import { narrow } from "../graph/narrow.ts"
 import type { Value } from "../graph/value.ts"
 import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
@@ -170,7 +169,7 @@ export class HookedViT {
     const { feeds, built, inputs } = prepare(this, values, interventions, new Set(this.hooks.keys()), new Set(names))
     const weights = new Map(params ? built.scope.params : [])
     const points = names.map((name) => pointOf(built, name)!)
-    const { loss } = narrow({ loss: metricValue(metric, this.#view(built, inputs, feeds)) }, new Set(points))
+    const loss = metricValue(metric, this.#view(built, inputs, feeds))
     const slopes = grad(loss, [...points, ...weights.values()])
     const outputs = { loss, ...Object.fromEntries(slopes.map((v, i) => [String(i), v])) }
     const got = (await runStaged(this.runtime, inputs, outputs, [], feeds)) as Record<string, Tensor<"float32">>

@@ -1,12 +1,14 @@
 /** @file onnxruntime under Node: the only import of onnxruntime-node, at first use. */
 import { createRequire } from "node:module"
 import { fail } from "../errors.ts"
+import { physicalCores } from "./cores.ts"
 import type { OrtModule } from "./ort.ts"
 import { Runtime, type RuntimeOptions } from "./runtime.ts"
 
 /** A runtime over `module`, by default onnxruntime-node; onnxruntime-node-gpu or another of the same interface can be given. */
 export function nodeRuntime({ module, ...options }: RuntimeOptions & { readonly module?: OrtModule } = {}): Runtime {
-  return new Runtime(module ?? load("onnxruntime-node"), options)
+  const threads = options.threads ?? physicalCores()
+  return new Runtime(module ?? load("onnxruntime-node"), { ...options, ...(threads !== undefined && { threads }) })
 }
 
 /** Load an onnxruntime package by name. Error: E_RUNTIME when it is not installed or its native library does not load. */

@@ -14,7 +14,7 @@ export type Compiled<O extends string = string> = (feeds: Feeds) => Promise<Reco
 
 export interface RuntimeOptions {
   readonly device?: Device
-  /** Threads inside one operator; onnxruntime's default is one a physical core. */
+  /** Threads inside one operator; by default one a physical core, as `nodeRuntime` or else onnxruntime counts them. */
   readonly threads?: number
   /** Copy weights into the layout that Gemm likes best: 350 ms and one private copy of them for about 5 % at batch 8. */
   readonly prepack?: boolean

@@ -1,7 +1,6 @@
 /** @file One training step as one graph: forward, loss, gradients, clipping by their norm, optimizer. */
 import { grad } from "../autodiff/grad.ts"
 import type { Values } from "../graph/emit.ts"
-import { narrow } from "../graph/narrow.ts"
 import { add, concat, div, input, mul, relu, scalar, sqrt, sub, sum } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
 import { pieceValues, type Layout } from "./layout.ts"
@@ -47,9 +46,7 @@ export function trainingStep(at: Layout, objective: (flat: Value) => Objective, 
   const inOf = (name: string) => pieceValues(at, name)
   const [w, gathered, ema] = [inOf("w"), inOf("g"), inOf("ema")]
   const state = stateNames.map((name) => inOf(name))
-  const { inputs, ...whole } = objective(concat(Object.values(w), 0))
-  // Before it is differentiated: what the loss does not read needs no gradient either.
-  const { loss, ...metrics } = narrow({ ...whole.metrics, loss: whole.loss })
+  const { inputs, loss, metrics } = objective(concat(Object.values(w), 0))
   const gradients = grad(loss, Object.values(w)).map((g) => (accumulation > 1 ? mul(g, scalar(1 / accumulation)) : g))
   const totals = gradients.map((g, i) => (accumulation > 1 ? add(gathered[`g.${i}`]!, g) : g))
   const squares = totals.map((g) => mul(g, g))

@@ -7,6 +7,7 @@
 import { grad } from "../../autodiff/grad.ts"
 import type { Values } from "../../graph/emit.ts"
 import { mul, neg, sub, sum } from "../../graph/ops.ts"
+import type { Value } from "../../graph/value.ts"
 import { matchHooks, type HookNames } from "../../model/hooks.ts"
 import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
@@ -46,12 +47,13 @@ export async function attributionPatching(
   const outputs = (view: GraphView): Values => {
     const own = names.map(view.hook)
     const slopes = grad(sum(scalarMetric(metric, view), [0]), own)
-    const changes = names.map((name, i) => {
-      const from = ours ? view.hook(BASE + name) : own[i]!
-      return theirs ? sub(view.hook(SOURCE + name), from) : neg(from)
-    })
+    const along = (slope: Value, change: Value) => sum(mul(slope, change), [slope.shape.length - 1])
     return Object.fromEntries(
-      names.map((name, i) => [name, sum(mul(slopes[i]!, changes[i]!), [slopes[i]!.shape.length - 1])]),
+      names.map((name, i) => {
+        const from = ours ? view.hook(BASE + name) : own[i]!
+        const [slope, to] = [slopes[i]!, theirs && view.hook(SOURCE + name)]
+        return [name, to ? along(slope, sub(to, from)) : neg(along(slope, from))]
+      }),
     )
   }
   const means = new Map<string, Tensor<"float32">>()

@@ -5,7 +5,6 @@
  * All explain a metric of each image and run the model on batches of images as they are, with any patch and edit.
  */
 import { grad } from "../../autodiff/grad.ts"
-import { narrow } from "../../graph/narrow.ts"
 import { fail } from "../../errors.ts"
 import { sum } from "../../graph/ops.ts"
 import { Random } from "../../tensor/random.ts"
@@ -157,7 +156,7 @@ export async function smoothGrad(
 /** The metric of every image and its gradient at the pixels, in one graph. */
 async function slopes(model: HookedViT, images: Tensor, metric: Metric, options: InputOptions): Promise<Attribution> {
   return inBatches(model, images, options, (view) => {
-    const { each } = narrow({ each: imageMetric(metric, view) })
+    const each = imageMetric(metric, view)
     return { metric: each, values: grad(sum(each, [0]), [view.hook("pixel_values")])[0]! }
   })
 }
