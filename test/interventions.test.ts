@@ -233,6 +233,33 @@ describe("a part of a model", () => {
     await expect(ask("logit_per_image")).rejects.toThrow(/^no output or hook .*; the nearest are "logits_per_image"/)
   })
 
+  it("has the tokens asked for, of what has them: patches alone are kept whole", async () => {
+    const names = ["hook_embed", "hook_full_embed", "blocks.1.hook_resid_pre", "blocks.1.attn.hook_pattern"]
+    const whole = (await model.runWithCache(inputs, { names })).cache
+    const [b, T, d] = whole.get("hook_full_embed").shape as [number, number, number]
+    for (const [positions, start, end] of [
+      [-1, T - 1, T],
+      [0, 0, 1],
+      [[1, -1], 1, T - 1],
+    ] as const) {
+      const { cache } = await model.runWithCache(inputs, { names, positions })
+      expect(cache.get("hook_embed").data).toEqual(whole.get("hook_embed").data)
+      for (const [name, row] of [
+        ["hook_full_embed", d],
+        ["blocks.1.hook_resid_pre", d],
+        ["blocks.1.attn.hook_pattern", T],
+      ] as const) {
+        const [got, all] = [cache.get(name), whole.get(name)]
+        const groups = all.data.length / (T * row)
+        const token = (i: number) => Math.floor(i / row) % T
+        const kept = [...(all.data as Float32Array)].filter((_, i) => token(i) >= start && token(i) < end)
+        expect([...(got.data as Float32Array)]).toEqual(kept)
+        expect(got.shape).toEqual(all.shape.with(groups === b ? 1 : 2, end - start))
+      }
+      expect(cache.bytes).toBe(model.cacheBytes({ names, positions, batch: b }))
+    }
+  })
+
   it("holds as many bytes as are foretold", async () => {
     const all = { names: [...model.hooks.keys()] }
     const sizes = { batch: 2, texts: 3, tokens: 10 }

@@ -4,7 +4,6 @@ import { fail, nearest } from "../errors.ts"
 import { bind } from "../graph/dims.ts"
 import type { Values } from "../graph/emit.ts"
 import type { Value } from "../graph/value.ts"
-import { tokenAxis } from "../model/axes.ts"
 import type { ModelConfig } from "../model/config.ts"
 import {
   bytesOfShape,
@@ -24,7 +23,7 @@ import { ActivationCache } from "./cache.ts"
 import { givenSizes, inputValues, sizesOf, type ModelInput } from "./feeds.ts"
 import { metricValue, type GradientOptions, type Gradients, type Metric } from "./gradients.ts"
 import { outputsOf, type Outputs } from "./outputs.ts"
-import { positioned, range, type Positions } from "./positions.ts"
+import { positionAxis, positioned, range, type Positions } from "./positions.ts"
 import { isPlain, prepare, type Interventions } from "./interventions.ts"
 import { runStaged, type Cut } from "./staged.ts"
 import { namedWeight } from "./weights.ts"
@@ -125,7 +124,8 @@ export class HookedViT {
       const missing = unavailable(built, inputs, feeds)
       const names = asked.filter((name) => !missing.has(built.scope.hooks.get(name)!.value))
       this.#checkBudget(names, symbols, options)
-      const outputs = { ...prefixed(without(built.outputs, missing)), ...positioned(built, names, positions, symbols) }
+      const hooks = positioned(built, names, positions, symbols, this.config.vision)
+      const outputs = { ...prefixed(without(built.outputs, missing)), ...hooks }
       return { inputs, outputs, cuts, feeds }
     }
     const plain = isPlain(options) && options.maxBytes === undefined
@@ -245,7 +245,7 @@ export class HookedViT {
     })
     return seen.reduce((n, name) => {
       const { shape } = this.hooks.get(name)!
-      const axis = tokenAxis(name, shape)
+      const axis = positionAxis(name, shape, this.config.vision)
       if (positions === undefined || axis === undefined) return n + bytesOfShape(shape, symbols)
       const [start, end] = range(positions, bind(shape[axis]!, symbols))
       return n + bytesOfShape(shape.with(axis, end - start), symbols)
