@@ -11,6 +11,7 @@ import { join } from "node:path"
 import { parseArgs } from "node:util"
 import { configByName, initOptions, modelConfig, type GlobalConfig } from "../src/configs/index.ts"
 import { bind } from "../src/graph/dims.ts"
+import { narrow } from "../src/graph/narrow.ts"
 import { constant, gather, gemm, input } from "../src/graph/ops.ts"
 import { is, toposort, type Value } from "../src/graph/value.ts"
 import { initialise } from "../src/model/init.ts"
@@ -63,7 +64,7 @@ function training(config: GlobalConfig, runtime: Runtime) {
   }
   let t = 0
   return {
-    products: products(Object.values(step.apply.outputs)),
+    products: products(Object.values(narrow(step.apply.outputs, new Set(Object.values(step.apply.inputs))))),
     parameters: trained.layout.size,
     next: () => state.step([feeds], 1e-4, ++t),
   }

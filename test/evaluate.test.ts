@@ -3,13 +3,16 @@ import { cpSync, copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync,
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
-import { CIFAR10Config, defineConfig, initOptions, modelConfig } from "../src/configs/index.ts"
+import { CIFAR10Config, defineConfig, initOptions, modelConfig, readConfig } from "../src/configs/index.ts"
 import { encodePng } from "../src/data/image.ts"
 import type { NamedDataset } from "../src/datasets/dataset.ts"
+import { evaluateLoss } from "../src/hub/evaluate-loss.ts"
 import { evaluateClassifier, type Evaluated } from "../src/hub/evaluate.ts"
 import { loadPretrained } from "../src/hub/load-pretrained.ts"
 import { initialise } from "../src/model/init.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
+import { float32 } from "../src/tensor/tensor.ts"
+import { openData } from "../src/train/data.ts"
 import { flatten, layout } from "../src/train/layout.ts"
 import { writeMouse } from "../src/train/mouse.ts"
 import { mulberry32 } from "./helpers/causality.ts"
@@ -55,10 +58,17 @@ const RUNS = {
   circle: "circle --set training.max_steps=4 --set image.patch_size=8 --set training.ema_decay=0.5",
 } as const
 type Run = keyof typeof RUNS
+/** Trained to give numbers and pixels, not classes. */
+const OTHERS = {
+  numbers:
+    "dsprites --set training.max_steps=4 --set image.patch_size=16 --set data.target=position --set training.loss_fn_name=MSE --set classification.num_classes=2 --set training.test_samples=40 --set training.batch_size=8 --set architecture=preLN --set data.mean=[0.1] --set data.std=[0.3]",
+  pixels: "induction --set training.max_steps=4 --set training.loss_fn_name=Reconstruction --set architecture=preLN",
+  hidden: "induction --set training.max_steps=4 --set training.loss_fn_name=MaskedReconstruction",
+} as const
 
 beforeAll(
   () =>
-    twoAtATime(Object.entries(RUNS), async ([name, args]) => {
+    twoAtATime(Object.entries({ ...RUNS, ...OTHERS }), async ([name, args]) => {
       const { code, stderr } = await cli([
         "train",
         ...`${args} ${SIZES}`.split(" "),
@@ -124,6 +134,49 @@ describe("a mouse", () => {
     expect(classes).toMatchObject({ code: "E_INPUT", exit: 1 })
     expect(classes.message).toMatch(/seed tells 4 classes apart, circle\/test has 60; /)
     expect(split).toMatchObject({ code: "E_DATASET_EMPTY", message: expect.stringContaining("splits found: train, test") }) // prettier-ignore
+  })
+})
+
+describe("a mouse without classes", () => {
+  const losses = async (...args: readonly string[]) =>
+    (await result(...args)) as unknown as { n: number; loss: number; data: { length: number; readAs: string } }
+
+  it.each(Object.keys(OTHERS))("(%s) has the loss that the trainer found", async (name) => {
+    const { test } = JSON.parse(readFileSync(at(name, "result.json"), "utf8")) as { test: { loss: number } }
+    const found = await losses(at(name))
+    expect(Math.abs(found.loss / test.loss - 1)).toBeLessThan(1e-6)
+    expect([found.n, Object.keys(found)]).toEqual([found.data.length, ["model", "data", "n", "loss"]])
+    const { stdout } = await cli(["evaluate", at(name)])
+    expect(stdout).toMatch(/^n +\d+\nloss +[\d.e-]+\n$/)
+  })
+
+  it("has the loss that a loop over what it gives makes", async () => {
+    const model = await loadPretrained(at("numbers"), { runtime })
+    const config = await readConfig(at("numbers", "training.json"))
+    const { test } = await openData(config)
+    const data: NamedDataset = { ...test, length: 40, at: (i) => test.at(i + 7) }
+    let sum = 0
+    for (let i = 0; i < 40; i++) {
+      const { image, label } = await data.at(i)
+      const pixels = Float32Array.from(image.data as Uint8Array, (x) => (x / 255 - 0.1) / 0.3)
+      const { logits } = await model.run(float32([1, ...image.shape], pixels))
+      for (const [k, want] of (label as readonly number[]).entries()) sum += (Number(logits.data[k]) - want) ** 2
+    }
+    const found = await evaluateLoss(model, config, data)
+    expect(Math.abs(found.loss / (sum / 80) - 1)).toBeLessThan(1e-5)
+  })
+
+  it("is refused data of another kind", async () => {
+    const classes = await refusal(at("numbers"), "--data", "induction")
+    expect(classes).toMatchObject({ code: "E_CONFIG", exit: 1 })
+    expect(classes.message).toMatch(/^induction\/test: images are \[1, 32, 32\], the config says \[1, 64, 64\]/)
+    const config = await readConfig(at("numbers", "training.json"))
+    const { test } = await openData({ ...config, data: { ...config.data, target: "shape" } })
+    const model = await loadPretrained(at("numbers"), { runtime })
+    expect(await thrown(evaluateLoss(model, config, test))).toMatchObject({
+      code: "E_CONFIG",
+      message: expect.stringContaining("labels are a class, the loss MSE needs 2 numbers"),
+    })
   })
 })
 

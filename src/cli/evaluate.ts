@@ -1,4 +1,4 @@
-/** @file vit-prisma evaluate: a classifier on a dataset. */
+/** @file vit-prisma evaluate: a classifier, or a mouse trained for something else, on a dataset. */
 import { existsSync } from "node:fs"
 import { join } from "node:path"
 import { readConfig, type GlobalConfig } from "../configs/index.ts"
@@ -6,6 +6,7 @@ import type { NamedDataset } from "../datasets/dataset.ts"
 import { DATASET_NAMES, openDataset, type DatasetSpec } from "../datasets/open.ts"
 import { datasetAt, openOneSplit, splitOf, type SplitName } from "../datasets/recognise.ts"
 import { fail, nearest, PrismaError } from "../errors.ts"
+import { evaluateLoss } from "../hub/evaluate-loss.ts"
 import { evaluateClassifier } from "../hub/evaluate.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 import { quote } from "../tensor/quote.ts"
@@ -29,12 +30,14 @@ interface Read {
   readonly what: string
   readonly data: NamedDataset
   readonly labelSmoothing: number
+  /** How a mouse without classes was trained. */
+  readonly trained?: GlobalConfig
 }
 
 export async function evaluate(name: string, options: EvaluateOptions): Promise<void> {
   const { split, batch, format } = options
   const model = await loadModel(name, options)
-  const { what, data, labelSmoothing } = await dataOf(model, options)
+  const { what, data, labelSmoothing, trained } = await dataOf(model, options)
   const about = { name: data.name, split, length: data.length, fingerprint: data.fingerprint, readAs: what }
   note(
     format === "json"
@@ -43,6 +46,12 @@ export async function evaluate(name: string, options: EvaluateOptions): Promise<
   )
   const bar = await progress("images", data.length)
   try {
+    if (trained) {
+      const result = await evaluateLoss(model, trained, data)
+      bar.stop()
+      if (format === "json") return printJson({ model: name, data: about, ...result })
+      return print(table(Object.entries(result).map(([key, value]) => [key, shown(value)])))
+    }
     const result = await evaluateClassifier(model, data, {
       batch,
       labelSmoothing,
@@ -64,6 +73,10 @@ export async function evaluate(name: string, options: EvaluateOptions): Promise<
   }
 }
 
+/** A regression's outputs are logits too, without names. */
+const hasClasses = ({ outputNames, config }: LoadedViT): boolean =>
+  outputNames.includes("logits") && config.labels.length > 0
+
 const shown = (x: number | null): string => (x === null ? "-" : rounded(x))
 
 /**
@@ -73,7 +86,8 @@ const shown = (x: number | null): string => (x === null ? "-" : rounded(x))
 async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<Read> {
   const { split, path } = options
   const isName = options.data === undefined || (DATASET_NAMES as readonly string[]).includes(options.data)
-  const own = isName ? await trainingOf(model, options) : undefined
+  const own = isName || !hasClasses(model) ? await trainingOf(model, options) : undefined
+  const trained = own && own.training.loss_fn_name !== "CrossEntropy" ? { trained: own } : {}
   const name = options.data ?? own?.data.name
   if (name === undefined) {
     return fail("E_USAGE", `${model.source.name} does not say what it was trained on; give --data, a name or a path`)
@@ -82,17 +96,17 @@ async function dataOf(model: LoadedViT, options: EvaluateOptions): Promise<Read>
     if (path !== undefined)
       fail("E_USAGE", `--path says where a dataset of a name lies; ${quote(name)} is a path itself`)
     if (!existsSync(name)) unknownData(name)
-    return { ...(await datasetAt(name, split)), labelSmoothing: 0 }
+    return { ...(await datasetAt(name, split)), labelSmoothing: 0, ...trained }
   }
   const config = own?.data.name === name ? own : undefined
   const at = path ?? config?.data.path
   const whole = await openNamed(name, split, at, config)
-  if (!config) return { what: name, data: whole, labelSmoothing: 0 }
+  if (!config) return { what: name, data: whole, labelSmoothing: 0, ...trained }
   const data = split === "test" ? testSamples(whole, config) : whole
   const labelSmoothing = config.training.label_smoothing
   const part = data.length < whole.length ? `, ${data.length} of its ${whole.length} (test_samples)` : ""
   const smoothed = labelSmoothing ? `, label_smoothing ${labelSmoothing}` : ""
-  return { what: `${name}, as the model's ${TRAINING_FILE} says${part}${smoothed}`, data, labelSmoothing }
+  return { what: `${name}, as the model's ${TRAINING_FILE} says${part}${smoothed}`, data, labelSmoothing, ...trained }
 }
 
 async function openNamed(name: string, split: SplitName, at: string | undefined, config: GlobalConfig | undefined) {

@@ -147,8 +147,9 @@ function drawn(from: NamedDataset, count: number, seed: number, stream: string):
   return { name, fingerprint, classes, length: count, at: (i) => from.at(rows[i]!) }
 }
 
-/** How pixels come, from the first sample of each part, which must be what the config says. */
-async function firstSamples(sets: readonly NamedDataset[], config: GlobalConfig): Promise<Task["pixels"]> {
+/** How pixels come, from the first sample of each part, which must be what the config says. Errors: E_CONFIG,
+ * E_DATASET_SCHEMA. */
+export async function firstSamples(sets: readonly NamedDataset[], config: GlobalConfig): Promise<Task["pixels"]> {
   const { image, classification, training } = config
   const expected = show([image.n_channels, image.image_size, image.image_size])
   const kinds: Task["pixels"][] = []
