@@ -80,7 +80,7 @@ describe.each(MICE)("the card of model-cards/%s", (name) => {
 })
 
 const run = join(scratch, "runs/stripes")
-const trained = trainRun(madeConfig(), madeData(), { out: run, runtime, threads: 1 })
+const trained = trainRun(madeConfig(), madeData(), { out: run, runtime })
 
 describe("the card of a run", () => {
   it("says what was trained, on what, how, where, and what came of it", async () => {

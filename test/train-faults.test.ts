@@ -40,7 +40,7 @@ interface Given extends Partial<RunOptions> {
   readonly data?: ReturnType<typeof madeData>
 }
 const run = (name: string, { config = madeConfig(), data = madeData(), ...more }: Given = {}) =>
-  trainRun(config, data, { out: folder(name), runtime, threads: 1, ...more })
+  trainRun(config, data, { out: folder(name), runtime, ...more })
 const never = () => expect.unreachable("what should not be")
 const checkpoints = (name: string) => join(folder(name), "checkpoints")
 

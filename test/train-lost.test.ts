@@ -26,7 +26,7 @@ const config = madeConfig({
   saving: { save_checkpoints: saves === "true", save_cp_frequency: ${INTERVAL}, log_spaced: true, keep_last: 2 },
 })
 const onStep = ({ step }: { step: number }) => writeSync(1, step + "\\n")
-await trainRun(config, madeData(), { out: out!, runtime: nodeRuntime({ threads: 1 }), threads: 1, onStep })
+await trainRun(config, madeData(), { out: out!, runtime: nodeRuntime({ threads: 1 }), onStep })
 `
 
 /** Each sync takes 4 ms more, two or three steps of this model, and a checkpoint has 14: a save outlasts an interval. */

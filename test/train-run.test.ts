@@ -24,7 +24,7 @@ const folder = (name: string) => join(scratch, name)
 const run = (
   name: string,
   { config = madeConfig(), data = madeData(), ...more }: Partial<RunOptions> & Given = {},
-): Promise<RunResult> => trainRun(config, data, { out: folder(name), runtime, threads: 1, ...more })
+): Promise<RunResult> => trainRun(config, data, { out: folder(name), runtime, ...more })
 interface Given {
   config?: ReturnType<typeof madeConfig>
   data?: ReturnType<typeof madeData>

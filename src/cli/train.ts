@@ -57,7 +57,6 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
       out,
       resume,
       runtime,
-      ...(threads && { threads }),
       workers,
       signal: stop.signal,
       warn: (message) => warn(message, options),

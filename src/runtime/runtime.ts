@@ -56,6 +56,11 @@ export class Runtime {
     this.#options = options
   }
 
+  /** Threads inside one operator, where it was said how many. */
+  get threads(): number | undefined {
+    return this.#options.threads
+  }
+
   /** How many sessions were made so far, and how many are kept now. */
   get sessions(): { readonly made: number; readonly kept: number } {
     return { made: this.#made, kept: this.#kept.size }

@@ -32,9 +32,8 @@ export interface RunOptions {
   readonly out: string
   /** Go on from the newest whole checkpoint in it; from the start where there is none. */
   readonly resume?: boolean
+  /** Its threads must be the same on resuming: sums are made in another order with others. */
   readonly runtime: Runtime
-  /** Part of what must be the same on resuming: sums are made in another order with other threads. */
-  readonly threads?: number
   /** Threads that decode images. */
   readonly workers?: number
   /** Stop after the step that is being made, save, and end with "interrupted". */
@@ -117,12 +116,12 @@ const writeJson = (path: string, value: unknown): Promise<void> =>
   writeFileAtomic(path, `${JSON.stringify(value, undefined, 2)}\n`)
 
 async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Promise<RunResult> {
-  const { out, runtime, signal, threads, warn = (m) => process.emitWarning(m), onStep = () => {} } = options
+  const { out, runtime, signal, warn = (m) => process.emitWarning(m), onStep = () => {} } = options
   const { config, model, trained, steps, batchSize } = plan
   const { training, saving, logging } = config
   const { names, ...wandb } = askedTrackers(logging, { warn })
   const checkpoints = checkpointsIn(out, saving)
-  const fingerprints = fingerprintsOf(config, data, threads)
+  const fingerprints = fingerprintsOf(config, data, runtime.threads)
   const saved = options.resume ? await checkpoint.latestCheckpoint(checkpoints, warn) : undefined
   if (saved) checkpoint.checkSame(saved, fingerprints)
   const start = saved?.vectors ?? { w: flatten(trained.layout, initialise(model, initOptions(config))) }
@@ -236,7 +235,7 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     const result = { ended, step, images, seconds: seconds(), parameters, ...(best && { best }), ...(test && { test }) }
     if (!test) return result
     await writeModel(out, averaged())
-    await writeJson(join(out, "result.json"), { ...result, ...recordOf(plan, data, threads) })
+    await writeJson(join(out, "result.json"), { ...result, ...recordOf(plan, data, runtime.threads) })
     return result
   } catch (error) {
     ended = undefined
