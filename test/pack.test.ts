@@ -135,6 +135,26 @@ describe("a project that installed it", () => {
     expect(JSON.parse(stdout)).toEqual([7, [1, 4, 17, 17], true, 2, "function", deep, [true, "E_INPUT"], own.version])
   })
 
+  it("loads of the packages what computes, and no other before it is needed", async () => {
+    const loaded = async (rest: string) => {
+      const coverage = mkdtempSync(join(scratch, "coverage-"))
+      const program = `
+        import { defineConfig, loadPretrained, MNISTConfig, float32 } from "vit-prisma"
+        const model = await loadPretrained("node_modules/vit-prisma/model-cards/mnist")
+        await model.run(float32([1, 1, 28, 28], new Float32Array(784)))
+        ${rest}`
+      writeFileSync(join(scratch, "loads.js"), program)
+      await run(process.execPath, ["loads.js"], { cwd: scratch, env: { ...process.env, NODE_V8_COVERAGE: coverage } })
+      const urls = readdirSync(coverage).flatMap((file) => {
+        const { result } = JSON.parse(readFileSync(join(coverage, file), "utf8")) as { result: { url: string }[] }
+        return result.flatMap(({ url }) => /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(url)?.[1] ?? [])
+      })
+      return [...new Set(urls.filter((name) => name !== "vit-prisma"))].sort()
+    }
+    expect(await loaded("")).toEqual(["onnxruntime-common", "onnxruntime-node"])
+    expect(await loaded("defineConfig(MNISTConfig, { training: { lr: 1 } })")).toContain("zod")
+  })
+
   it("has the command, which runs the demo and converts", async () => {
     const bin = join(modules, ".bin/vit-prisma")
     expect(readFileSync(bin, "utf8")).toMatch(/^#!\/usr\/bin\/env node\n/)
