@@ -1,6 +1,6 @@
 /** @file Patches, edits and functions together, and runs of a part of a model. */
 import { resolve } from "node:path"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest"
 import {
   float32,
   loadPretrained,
@@ -9,6 +9,7 @@ import {
   type Interventions,
   type LoadedViT,
   type Tensor,
+  type Value,
 } from "../src/index.ts"
 import { change, differing, half, mapped, ROUNDING, type Reading, type Run } from "./helpers/causality.ts"
 import { readCase } from "./helpers/parity.ts"
@@ -231,6 +232,32 @@ describe("a part of a model", () => {
       /^the input "input_ids" \[texts, tokens\] is needed and was not given$/,
     )
     await expect(ask("logit_per_image")).rejects.toThrow(/^no output or hook .*; the nearest are "logits_per_image"/)
+  })
+
+  it("is made into a graph once while nothing reaches into it, for the questions asked last", async () => {
+    const fresh = await loadPretrained(folderOf("hf-dinov2-swiglu"), { threads: 1 })
+    const compile = vi.spyOn(fresh.runtime, "compile")
+    const { pixel_values }: { pixel_values: Tensor } = readCase({ name: "hf-dinov2-swiglu", folder: folderOf("hf-dinov2-swiglu") }).inputs // prettier-ignore
+    const made = async (work: () => Promise<unknown>) => {
+      compile.mockClear()
+      await work()
+      return compile.mock.calls.length
+    }
+    const ask = (name: string) => () => fresh.runWithCache(pixel_values, { names: name })
+    const run = () => fresh.run(pixel_values)
+    expect([await made(run), await made(run), await made(ask("hook_embed")), await made(ask("hook_embed"))]).toEqual([1, 0, 1, 0]) // prettier-ignore
+    // What differs in anything is another question; what reaches into the graph is made each time.
+    expect(await made(() => fresh.runWithCache(pixel_values, { names: "hook_full_embed", positions: 0 }))).toBe(1)
+    expect(await made(() => fresh.runWithCache(pixel_values, { names: "hook_full_embed", positions: 1 }))).toBe(1)
+    const edit = { hook_embed: (v: Value) => ops.neg(v) }
+    expect([await made(() => fresh.run(pixel_values, { edit })), await made(() => fresh.run(pixel_values, { edit }))]).toEqual([1, 1]) // prettier-ignore
+    // Eight are kept: the oldest goes, what was asked again stays.
+    const others = ["hook_resid_pre", "hook_resid_mid", "hook_attn_out", "mlp.hook_post", "attn.hook_q", "attn.hook_k"]
+    for (const name of [...others, "attn.hook_v"]) {
+      expect([await made(ask(`blocks.0.${name}`)), await made(run)]).toEqual([1, 0])
+    }
+    expect([await made(ask("hook_embed")), await made(run)]).toEqual([1, 0])
+    await fresh.release()
   })
 
   it("has the tokens asked for, of what has them: patches alone are kept whole", async () => {

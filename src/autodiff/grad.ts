@@ -27,8 +27,8 @@ export function grad(y: Value, xs: readonly Value[]): Value[] {
     const flow = total(given, v.shape)
     adjoint.set(v, flow)
     for (const [i, into] of through(v, flow, (x) => onPath.has(x)).entries()) {
-      const x = v.inputs[i]
-      if (!x || !into || !onPath.has(x)) continue
+      const x = v.inputs[i]!
+      if (!into || !onPath.has(x)) continue
       const known = flows.get(x)
       if (known) known.push(into)
       else flows.set(x, [into])
@@ -51,13 +51,13 @@ const whole = ({ value, part }: Flow, shape: Shape): Value => (part ? placed(val
 /** What flows into each input of `v`. Where only a part of `v` has a gradient, that of the op which makes this part alone. */
 function through(v: Value, flow: Flow, wanted: (x: Value) => boolean): readonly (Flow | undefined)[] {
   const less = flow.part && partOf(v, flow.part)
-  const [made, dv, reads] = less ? [less.value, flow.value, less.reads] : [v, whole(flow, v.shape), []]
+  const dv = less ? flow.value : whole(flow, v.shape)
   const read = less ? undefined : partRead(v)
   if (read) return [{ value: dv, part: read }]
+  const { value: made, reads } = less ?? { value: v, reads: [] }
   const rule = rules[v.op] as (...args: unknown[]) => readonly (Value | undefined)[]
-  return rule(dv, made, made.inputs, (i: number) => wanted(v.inputs[i]!)).map(
-    (dx, i) => dx && made.inputs[i] && { value: toShape(dx, made.inputs[i].shape), part: reads[i] },
-  )
+  const slopes = rule(dv, made, made.inputs, (i: number) => wanted(v.inputs[i]!))
+  return made.inputs.map((x, i) => slopes[i] && { value: toShape(slopes[i], x.shape), part: reads[i] })
 }
 
 /** The sum of what flows into one value; parts that do not overlap are put side by side instead of added. */

@@ -146,7 +146,11 @@ export class HookedViT {
   async #answer(values: Feeds, key: unknown, ask: () => Question): Promise<Record<string, Tensor>> {
     const text = key === undefined ? undefined : JSON.stringify([Object.keys(values), key])
     const known = text === undefined ? undefined : this.#compiled.get(text)
-    if (known) return (await known)(values)
+    if (text !== undefined && known) {
+      this.#compiled.delete(text)
+      this.#compiled.set(text, known) // the last to be dropped
+      return (await known)(values)
+    }
     const { inputs, outputs, cuts, feeds } = ask()
     if (!Object.keys(outputs).length) nothingGiven()
     if (text === undefined) return runStaged(this.runtime, inputs, outputs, cuts, feeds)
