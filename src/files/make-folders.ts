@@ -15,11 +15,14 @@ export async function makeFolders(path: string): Promise<void> {
   if (again !== undefined) throw again
 }
 
-/** The system's error where `path` is no folder afterwards. */
+/** The system's error, if it is not that the folder is there; of the root, systems say different things. */
 const make = (path: string): Promise<unknown> =>
   mkdir(path).then(
     () => undefined,
-    async (error: unknown) => ((await isFolder(path)) ? undefined : error),
+    async (error: unknown) => {
+      const there = systemCode(error) === "EEXIST" || dirname(path) === path
+      return there && (await isFolder(path)) ? undefined : error
+    },
   )
 
 const isFolder = (path: string): Promise<boolean> =>
