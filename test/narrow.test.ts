@@ -85,6 +85,19 @@ describe("what is read in part", () => {
     `)
   })
 
+  it("is what a product with zeros beside it reads", () => {
+    const beside = ops.pad(ops.slice(x, 1, 0, 1), 1, 2, 6)
+    expect(text({ y: ops.mul(ops.exp(x), beside) })).toMatchInlineSnapshot(`
+      "x: input [b, 6, 4]
+      %1 = Slice{axis: 1, start: 0, end: 1}(x) [b, 1, 4]
+      %2 = Slice{axis: 1, start: 2, end: 3}(x) [b, 1, 4]
+      %3 = Exp(%2) [b, 1, 4]
+      %4 = Mul(%1, %3) [b, 1, 4]
+      %5 = Pad{axis: 1, before: 2, size: 6}(%4) [b, 6, 4]
+      return y = %5"
+    `)
+  })
+
   it("is cut before the value that something else reads whole", () => {
     const middle = ops.linear(x, w)
     expect(text({ y: ops.select(ops.exp(middle), 1, 0), middle })).toMatchInlineSnapshot(`

@@ -15,7 +15,8 @@ export const scalar = (x: number): Value => constant(float32([], [x]))
 
 export const add = (a: Value, b: Value): Value => binary("Add", a, b)
 export const sub = (a: Value, b: Value): Value => binary("Sub", a, b)
-export const mul = (a: Value, b: Value): Value => binary("Mul", a, b)
+/** What is zero beside a part stays so: only the part is multiplied. */
+export const mul = (a: Value, b: Value): Value => ofPart(a, b) ?? ofPart(b, a) ?? binary("Mul", a, b)
 export const div = (a: Value, b: Value): Value => binary("Div", a, b)
 export const equal = (a: Value, b: Value): Value => new Value("Equal", [a, b], {}, fitted("equal", a, b), "bool")
 
@@ -168,6 +169,16 @@ export function pad(x: Value, axis: number, before: number, size: Dim): Value {
   }
   if (before === 0 && length === size) return x
   return new Value("Pad", [x], { axis, before, size }, x.shape.with(axis, size), x.dtype)
+}
+
+/** `x * y` where `x` is a part between zeros. */
+function ofPart(x: Value, y: Value): Value | undefined {
+  if (!is(x, "Pad") || !same(x.shape, y.shape)) return undefined
+  const { axis, before, size } = x.attrs
+  const [part] = x.inputs as [Value]
+  const length = part.shape[axis]
+  if (typeof length !== "number") return undefined
+  return pad(mul(part, slice(y, axis, before, before + length)), axis, before, size)
 }
 
 /** One element along an axis, which is dropped. */

@@ -87,7 +87,20 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
   ),
   Add: binary(ops.add, (a, b) => a + b),
   Sub: binary(ops.sub, (a, b) => a - b),
-  Mul: binary(ops.mul, (a, b) => a * b),
+  Mul: [
+    ...binary(ops.mul, (a, b) => a * b),
+    // Of what is zero beside a part, on either side.
+    {
+      feeds: [f("b", 2, 3), f("b", 5, 3)],
+      graph: (x, y) => ops.mul(ops.pad(x, 1, 2, 5), y),
+      loops: (x, y) => loops.binary((a, b) => a * b)(loops.pad(x, 1, 2, 5), y),
+    },
+    {
+      feeds: [f("b", 5, 3), f("b", 2, 3)],
+      graph: (x, y) => ops.mul(x, ops.pad(y, 1, 1, 5)),
+      loops: (x, y) => loops.binary((a, b) => a * b)(x, loops.pad(y, 1, 1, 5)),
+    },
+  ],
   Div: binary(ops.div, (a, b) => a / b),
   Neg: unary(f("b", 3), ops.neg, (x) => -x),
   Exp: unary(f("b", 3), ops.exp, Math.exp),
