@@ -9,6 +9,7 @@ import type { Dataset, Sample } from "../src/datasets/dataset.ts"
 import type * as Folder from "../src/datasets/folder.ts"
 import { batches, type Batch, type BatchOptions } from "../src/datasets/loader.ts"
 import type * as Loader from "../src/datasets/loader.ts"
+import type * as ThreadModule from "../src/datasets/thread.ts"
 import { Random } from "../src/tensor/random.ts"
 import { root } from "./helpers/cli.ts"
 
@@ -16,6 +17,7 @@ import { root } from "./helpers/cli.ts"
 const built = (name: string): Promise<unknown> =>
   import(pathToFileURL(join(root, "dist/src/datasets", `${name}.js`)).href)
 const { imageFolder } = (await built("folder")) as typeof Folder
+const { startThread } = (await built("thread")) as typeof ThreadModule
 const { batches: builtBatches } = (await built("loader")) as typeof Loader
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-loader-"))
@@ -269,6 +271,23 @@ describe("threads", async () => {
     rmSync(large, { recursive: true })
     for (let k = 0; k < 4; k++) expect((await some.next()).value?.indices).toHaveLength(1)
     await some.return()
+  })
+
+  it("may be ended while their answers are under way", async () => {
+    const failures: unknown[] = []
+    const note = (error: unknown) => void failures.push(error)
+    process.on("uncaughtException", note)
+    for (let round = 0; round < 3; round++) {
+      const thread = startThread(pathToFileURL(join(root, "dist/src/datasets/loader-thread.js")))
+      const [first] = Array.from({ length: 50 }, async () => thread.ask({}).catch((e: unknown) => e))
+      expect(await first).toBeInstanceOf(Error)
+      const start = performance.now()
+      while (performance.now() - start < 100); // the others come meanwhile and are not taken yet
+      thread.end()
+      await new Promise((done) => setTimeout(done, 50))
+    }
+    process.removeListener("uncaughtException", note)
+    expect(failures).toEqual([])
   })
 
   it("are not started for what lies in memory, and give errors of files by name", async () => {

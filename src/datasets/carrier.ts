@@ -32,7 +32,7 @@ export const inThread: Carry = (module, heapMiB, { answer, gone }) => {
     ...(heapMiB !== undefined && { resourceLimits: { maxOldGenerationSizeMb: heapMiB } }),
   })
   let [ended, last] = [false, ""]
-  port.on("message", answer)
+  port.on("message", (reply) => ended || answer(reply)) // also those that were under way when it was ended
   port.unref()
   worker.on("error", (error) => (last = error.message))
   worker.on("exit", (code) => {
