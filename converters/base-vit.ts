@@ -10,6 +10,7 @@ import { build } from "../src/model/model.ts"
 import { plainVision } from "./hf.ts"
 import type { ConfigReader } from "./reader.ts"
 import { fused, module, patchConv, perLayer, type Family, type Rule, type Source } from "./rules.ts"
+import { isRecord } from "../src/tensor/record.ts"
 
 /** What of the seed's GlobalConfig decides the model. */
 export interface SeedModel {
@@ -152,7 +153,7 @@ function read(c: ConfigReader, source: Source): ModelConfig {
 export const baseVit: Family = {
   name: "base-vit",
   supports: ["Prisma's BaseViT by its GlobalConfig"],
-  claims: (c) => isObject(c.raw("transformer")) && isObject(c.raw("image")),
+  claims: (c) => isRecord(c.raw("transformer")) && isRecord(c.raw("image")),
   read,
 
   table(config) {
@@ -186,5 +187,3 @@ export const baseVit: Family = {
     return new Map([...own, ...rules])
   },
 }
-
-const isObject = (value: unknown): boolean => typeof value === "object" && value !== null && !Array.isArray(value)

@@ -2,6 +2,7 @@
 import { fail, nearest } from "../src/errors.ts"
 import type { Activation } from "../src/model/config.ts"
 import { quote } from "../src/tensor/quote.ts"
+import { isRecord } from "../src/tensor/record.ts"
 
 /**
  * Far above any published model, far below what would exhaust memory: a config is untrusted. `context` and `tokens` are
@@ -35,7 +36,7 @@ export class ConfigReader {
   constructor(json: unknown, file: string, path = "") {
     this.file = file
     this.#path = path
-    this.#json = isObject(json) ? json : this.#wrong("", "an object", json)
+    this.#json = isRecord(json) ? json : this.#wrong("", "an object", json)
   }
 
   has(key: string): boolean {
@@ -228,6 +229,3 @@ const ACTIVATIONS = new Map<string, Activation>([
   ["tanh", "tanh"],
   ["linear", "linear"],
 ])
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value)

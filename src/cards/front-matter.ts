@@ -4,8 +4,9 @@ import { createRequire } from "node:module"
 import type * as Yaml from "yaml"
 import type { Document, Pair, Scalar, ScalarTag, Tags } from "yaml"
 
+let loaded: typeof Yaml | undefined
 /** At first use: it takes 4 MiB. */
-const library = (): typeof Yaml => createRequire(import.meta.url)("yaml") as typeof Yaml
+const library = (): typeof Yaml => (loaded ??= createRequire(import.meta.url)("yaml") as typeof Yaml)
 
 /** As the Hub finds the block. */
 const BLOCK = /^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$))/

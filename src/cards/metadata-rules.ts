@@ -4,6 +4,7 @@ import { repoId } from "../files/paths.ts"
 import { quote } from "../tensor/quote.ts"
 import type { Path, Block } from "./front-matter.ts"
 import { isLanguage, LICENSES, RELATIONS, TASKS } from "./vocabulary.ts"
+import { isRecord } from "../tensor/record.ts"
 
 /** Told what is wrong at a place and what to do about it. */
 export type Report = (path: Path, what: string, todo: string) => void
@@ -58,7 +59,7 @@ const oneOrMore =
     (Array.isArray(seen.value) ? list(rule, what) : rule)(seen)
 
 const isMap = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Date)
+  isRecord(value) && !(value instanceof Date)
 
 type Keys = Readonly<Record<string, Rule>>
 

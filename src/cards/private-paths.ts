@@ -7,6 +7,7 @@ import { readJson } from "../files/json.ts"
 import { quote } from "../tensor/quote.ts"
 import { readError } from "../files/system-errors.ts"
 import type { Finding } from "./validate.ts"
+import { isRecord } from "../tensor/record.ts"
 
 /** Fields that hold paths, by file; a run goes on and is repeated without them. */
 const CONFIG = ["data.path", "saving.parent_dir", "saving.save_dir", "logging.log_dir"] as const
@@ -21,9 +22,6 @@ const RULES = { limit: 16 * 2 ** 20, malformed: "E_CONFIG", tooLarge: "E_CONFIG_
 const isPrivate = (value: unknown): value is string =>
   typeof value === "string" && (posix.isAbsolute(value) || win32.isAbsolute(value) || value.startsWith("~"))
 
-type Json = Readonly<Record<string, unknown>>
-const isObject = (value: unknown): value is Json => typeof value === "object" && value !== null && !Array.isArray(value)
-
 /** The value without the absolute paths in its fields; the others stay, and so does what is no such file. */
 export function withoutPrivatePaths(file: string, json: unknown): unknown {
   return (FIELDS.get(file) ?? []).reduce(
@@ -33,10 +31,10 @@ export function withoutPrivatePaths(file: string, json: unknown): unknown {
 }
 
 const valueAt = (json: unknown, path: string): unknown =>
-  path.split(".").reduce((value, key) => (isObject(value) && Object.hasOwn(value, key) ? value[key] : undefined), json)
+  path.split(".").reduce((value, key) => (isRecord(value) && Object.hasOwn(value, key) ? value[key] : undefined), json)
 
 function without(json: unknown, [key, ...rest]: readonly string[]): unknown {
-  if (!isObject(json) || key === undefined) return json
+  if (!isRecord(json) || key === undefined) return json
   const kept = Object.entries(json).flatMap(([k, v]) =>
     k !== key ? [[k, v]] : rest.length ? [[k, without(v, rest)]] : [],
   )

@@ -5,8 +5,8 @@ import { readJson } from "../files/json.ts"
 import type { ModelConfig } from "../model/config.ts"
 import type { InitOptions } from "../model/init.ts"
 import { quote } from "../tensor/quote.ts"
-import { CONFIG_NAMES, merged, preset, SEED_NAMES, type ConfigName } from "./presets.ts"
 import { object } from "./defaults.ts"
+import { CONFIG_NAMES, merged, preset, SEED_NAMES, type ConfigName } from "./presets.ts"
 import { fieldValue, parseConfig, type ConfigOverrides, type GlobalConfig } from "./schema.ts"
 
 /**

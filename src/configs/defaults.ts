@@ -1,7 +1,8 @@
 /** @file The fields of a config and what they are where nothing is said: plain data, so that the presets need no schema. */
+import { isRecord, type Fields } from "../tensor/record.ts"
 
 /** Every section and field, in the order in which a config is written; undefined is what has no default. */
-export const DEFAULTS = {
+const DEFAULTS = {
   variant: "corrected",
   architecture: "seed",
   image: { image_size: undefined, patch_size: undefined, n_channels: undefined },
@@ -105,11 +106,6 @@ function withMlpDim(given: Fields): Fields {
   if (mlp_dim !== undefined || typeof hidden_dim !== "number") return given
   return { ...given, transformer: { ...object(transformer), mlp_dim: 4 * hidden_dim } }
 }
-
-export type Fields = Readonly<Record<string, unknown>>
-
-const isRecord = (value: unknown): value is Fields =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
 
 /** Without what is undefined. */
 const said = (fields: Fields): Fields => Object.fromEntries(Object.entries(fields).filter(([, v]) => v !== undefined))

@@ -9,6 +9,7 @@ import { imageHash } from "./fingerprint.ts"
 import { checkIndex } from "./held.ts"
 import type { RowGroup, Source } from "./loader.ts"
 import { sha256 } from "./whole.ts"
+import { isRecord } from "../tensor/record.ts"
 
 /** Numbers of samples, ascending; no sample is in two parts, some may be in none. */
 export interface Parts {
@@ -180,8 +181,7 @@ export async function readSplit(file: string, dataset: Known): Promise<SomeParts
 const schema = (file: string, what: string): never => fail("E_DATASET_SCHEMA", `${file}: ${what}`, { file })
 
 function record(value: unknown, file: string, what: string): Map<string, unknown> {
-  const plain = typeof value === "object" && value !== null && !Array.isArray(value)
-  return plain ? new Map(Object.entries(value)) : schema(file, `${what} must be a JSON object`)
+  return isRecord(value) ? new Map(Object.entries(value)) : schema(file, `${what} must be a JSON object`)
 }
 
 function unpacked(text: unknown, length: number, seen: Uint8Array, what: string, file: string): Uint32Array {

@@ -4,6 +4,7 @@ import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { type JsonRules, readJson } from "./json.ts"
 import { safeRelPath } from "./paths.ts"
+import { isRecord } from "../tensor/record.ts"
 
 /** 5 MB hold the index of 50,000 tensors; the costliest JSON of that size takes 160 MiB while it is parsed. */
 const RULES: JsonRules = { limit: 5_000_000, malformed: "E_INDEX", tooLarge: "E_INDEX" }
@@ -37,6 +38,3 @@ export async function readShardIndex(path: string): Promise<ShardIndex> {
   const totalSize = isRecord(metadata) && typeof metadata.total_size === "number" ? metadata.total_size : undefined
   return { shards: [...shards], shardOf, totalSize }
 }
-
-const isRecord = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value)

@@ -10,6 +10,7 @@ import { readError, systemCode } from "../files/system-errors.ts"
 import { tensor, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import type { Vectors } from "./stepper.ts"
 import type { Position } from "./trainer.ts"
+import { isRecord } from "../tensor/record.ts"
 
 const FORMAT = "vit-prisma checkpoint 1"
 const RULES = { limit: 2 ** 24, malformed: "E_CHECKPOINT_CORRUPT", tooLarge: "E_CHECKPOINT_CORRUPT" } as const
@@ -117,8 +118,6 @@ export async function readCheckpoint(folder: string): Promise<Saved> {
   return { ...state, folder, vectors: Object.fromEntries(vectors) }
 }
 
-const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
 const isNumber = (value: unknown): value is number => typeof value === "number" && value >= 0
 
 /** Numbers that JSON lacks are null in it. */

@@ -1,0 +1,7 @@
+/** @file Values of which no more is known than that they were read. */
+
+export type Fields = Readonly<Record<string, unknown>>
+
+/** An object with keys: no list, not null. */
+export const isRecord = (value: unknown): value is Fields =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
