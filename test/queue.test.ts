@@ -14,6 +14,7 @@ import { optional } from "../src/jobs/optional.ts"
 import { idOf } from "../src/jobs/queue-runner.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
+import { breakingWay } from "./helpers/breaking.ts"
 import { SERVERS, type TestServer } from "./helpers/servers.ts"
 import { thrown } from "./helpers/thrown.ts"
 import { drawn, fleet, startWorker, type Worker } from "./helpers/workers.ts"
@@ -142,6 +143,25 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       expect(published()).toEqual(["killer-slow"])
       second.child.kill("SIGTERM")
       await second.ended
+    },
+  )
+
+  it.skipIf(!here)(
+    "a connection that breaks when a job's end is told: the job is done, not failed, and once (QU-05)",
+    { timeout: 60_000 },
+    async () => {
+      const list = `told-${name}`
+      makeModels(at(list), 4)
+      writeFileSync(env.PUBLISHED, "")
+      // Twice for one job: a failure that counted as the job's own would use up its attempts.
+      const way = await breakingWay(server.url, '"bytes":', ["unheard", "unheard", "unanswered"])
+      open.push({ remove: () => way.close() })
+      const breaking = worker(way.url, ["--lock", "4"])
+      const { code, stdout } = await produce(server.url, list, `${out}-told`, "--retries", "0")
+      expect([code, way.left()], stdout).toEqual([0, 0])
+      expect(published().sort()).toEqual(["m0000", "m0001", "m0002", "m0003"])
+      breaking.child.kill("SIGTERM")
+      expect(await breaking.ended).toBe(143)
     },
   )
 

@@ -1,4 +1,5 @@
 /** @file Connections to PostgreSQL for a queue; the only import of pg (https://node-postgres.com). */
+import type { DatabaseError } from "pg"
 import { loadBullmq } from "./bullmq.ts"
 import { optional } from "./optional.ts"
 import type { QueueServer } from "./server.ts"
@@ -34,7 +35,27 @@ export async function postgresServer(url: string): Promise<QueueServer> {
       const about = { connectionString: url, connectionTimeoutMillis: CONNECT, keepAlive: true, max: 4, options }
       const pool = new pg.Pool(about)
       pool.on("error", onError)
+      const query = pool.query.bind(pool) as (...given: unknown[]) => Promise<unknown>
+      const asked = (...given: unknown[]) =>
+        query(...given).catch((error: Error) => {
+          throw pool.ended || answered(error, pg.DatabaseError) ? error : broken(error)
+        })
+      pool.query = asked as typeof pool.query
       return { connection: pool, close: () => pool.end() }
     },
   }
 }
+
+/**
+ * Whether an error is the server's answer to what was asked. Without an SQLSTATE the connection broke; of those with one,
+ * classes 08 (connection) and 57P (it ends, fell, or begins) and 53300 (connections are all taken) pass
+ * (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+ */
+const answered = (error: Error, answer: typeof DatabaseError): boolean =>
+  error instanceof answer && !/^(08|57P|53300)/.test(error.code ?? "")
+
+/**
+ * BullMQ asks again after this code and no other: a worker that heard ECONNRESET when it told of a job's end would make the
+ * job a failed one.
+ */
+const broken = (cause: Error): Error => Object.assign(new Error(cause.message, { cause }), { code: "ECONNREFUSED" })
