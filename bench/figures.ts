@@ -207,7 +207,9 @@ function instant({ config }: LoadedViT): OrtModule {
     InferenceSession: {
       create: async () => ({
         run: async (_, fetches) =>
-          Object.fromEntries(fetches.map((name) => [name, new Tensor("float32", data, [1, data.length])])),
+          Object.fromEntries(
+            (fetches as readonly string[]).map((name) => [name, new Tensor("float32", data, [1, data.length])]),
+          ),
         release: async () => {},
       }),
     },

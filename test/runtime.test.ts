@@ -314,7 +314,7 @@ describe("another module", () => {
     const { logits_per_image } = await model.run(inputs)
     expect(compare(logits_per_image, expected.get("logits_per_image")!).problem).toBeUndefined()
     await model.release()
-    expect(calls).toEqual({ create: [["cpu"]], run: 1, release: 1, tensors: 2 })
+    expect(calls).toEqual({ create: [["cpu"]], run: 1, release: 1, tensors: 7 })
   })
 
   it("may be onnxruntime-web, with weights in memory", async () => {

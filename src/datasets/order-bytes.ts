@@ -1,21 +1,5 @@
 /** @file Bytes of either order as the typed array of a dtype. */
-import { type Arrays, type DType, DTYPES } from "../tensor/tensor.ts"
-
-const ARRAYS: { readonly [D in DType]: new (buffer: ArrayBuffer, at: number, length: number) => Arrays[D] } = {
-  float64: Float64Array,
-  float32: Float32Array,
-  float16: Uint16Array,
-  bfloat16: Uint16Array,
-  int64: BigInt64Array,
-  int32: Int32Array,
-  int16: Int16Array,
-  int8: Int8Array,
-  uint64: BigUint64Array,
-  uint32: Uint32Array,
-  uint16: Uint16Array,
-  uint8: Uint8Array,
-  bool: Uint8Array,
-}
+import { ARRAYS, type Arrays, type DType, DTYPES } from "../tensor/tensor.ts"
 
 const SWAP = new Map<number, (bytes: Buffer) => Buffer>([
   [2, (bytes) => bytes.swap16()],
@@ -27,7 +11,7 @@ const SWAP = new Map<number, (bytes: Buffer) => Buffer>([
  * multiple of the dtype's. */
 export function ordered<D extends DType>(bytes: Uint8Array, dtype: D, order: "little" | "big"): Arrays[D] {
   const width = DTYPES[dtype].bytes
-  if (width === 1) return new ARRAYS[dtype](bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.length)
+  if (width === 1) return new ARRAYS[dtype](bytes.buffer, bytes.byteOffset, bytes.length)
   const copy = bytes.slice()
   if (order === "big") SWAP.get(width)!(Buffer.from(copy.buffer, copy.byteOffset, copy.byteLength))
   return new ARRAYS[dtype](copy.buffer, copy.byteOffset, copy.length / width)

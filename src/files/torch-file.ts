@@ -6,7 +6,7 @@ import { RESAVE } from "../tensor/pickle.ts"
 import type { View } from "../tensor/pickle-value.ts"
 import { quote } from "../tensor/quote.ts"
 import { readStateDict } from "../tensor/state-dict.ts"
-import { type Arrays, type DType, DTYPES, size, type StoredTensor, type Tensor, tensor } from "../tensor/tensor.ts"
+import { ARRAYS, DTYPES, size, type StoredTensor, type Tensor, tensor } from "../tensor/tensor.ts"
 import { readFully, withFile } from "./read.ts"
 import { readError } from "./system-errors.ts"
 import { checkMember, readMember, withZip, type Zip } from "./zip.ts"
@@ -176,22 +176,6 @@ function isContiguous({ shape, strides }: View): boolean {
     expected *= n
   }
   return true
-}
-
-const ARRAYS: { [D in DType]: new (buffer: ArrayBuffer) => Arrays[D] } = {
-  float64: Float64Array,
-  float32: Float32Array,
-  float16: Uint16Array,
-  bfloat16: Uint16Array,
-  int64: BigInt64Array,
-  int32: Int32Array,
-  int16: Int16Array,
-  int8: Int8Array,
-  uint64: BigUint64Array,
-  uint32: Uint32Array,
-  uint16: Uint16Array,
-  uint8: Uint8Array,
-  bool: Uint8Array,
 }
 
 /** The view's elements in row-major order, byte for byte. */

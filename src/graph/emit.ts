@@ -21,6 +21,8 @@ export interface Emitted {
   /** The inputs that the outputs truly need. */
   readonly inputs: readonly string[]
   readonly outputs: ReadonlyMap<string, OutputPort>
+  /** The model's own outputs, as it computes them. */
+  readonly ports: readonly Port[]
 }
 
 export interface EmitOptions {
@@ -30,6 +32,8 @@ export interface EmitOptions {
    * is put out as it is computed and its shape given afterwards: a Reshape before an output is a copy. */
   readonly named?: boolean
   readonly metadata?: Readonly<Record<string, string>>
+  /** The name of an empty sequence to put out before all else. */
+  readonly sequence?: string
 }
 
 /**
@@ -68,8 +72,10 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
     outputs: [...written.values()],
     initializers: e.initializers,
     ...(options.metadata && { metadata: options.metadata }),
+    ...(options.sequence !== undefined && { sequence: options.sequence }),
   }
-  return { bytes: encodeModel(model), inputs: model.inputs.map((p) => p.name), outputs: ports }
+  const bytes = encodeModel(model)
+  return { bytes, inputs: model.inputs.map((p) => p.name), outputs: ports, ports: model.outputs }
 }
 
 /** The value whose bytes `v` has: behind reshapes, up to what is fed. */

@@ -60,18 +60,31 @@ export class ActivationCache {
   readonly #values: ReadonlyMap<string, Tensor>
   readonly #hooks: ReadonlyMap<string, HookInfo>
   readonly #model: CachedModel
+  readonly #release: () => void
   readonly #prefix: string
 
+  /** `release` is what `dispose` does. */
   constructor(
     values: ReadonlyMap<string, Tensor>,
     hooks: ReadonlyMap<string, HookInfo>,
     model: CachedModel,
+    release: () => void = () => {},
     prefix = "",
   ) {
     this.#values = values
     this.#hooks = hooks
     this.#model = model
+    this.#release = release
     this.#prefix = prefix
+  }
+
+  /**
+   * Give the arrays back, for the next run to write to. The cache holds nothing then, and arrays that were taken from it are empty.
+   * Without it they are left to the garbage collector, which is slower: new
+   * memory costs more than what is computed into it (docs/performance.md).
+   */
+  dispose(): void {
+    this.#release()
   }
 
   /** Shapes are those of the vocabulary (docs/hooks.md), positions sliced if asked. */
@@ -80,6 +93,8 @@ export class ActivationCache {
     const found = this.#values.get(full)
     if (found) return found
     if (!this.#hooks.has(full)) return unknownHook(this.#hooks, full)
+    if (!this.#values.size)
+      return fail("E_HOOK", `"${full}" is not here: nothing was cached, or the cache was disposed of`)
     return fail(
       "E_HOOK",
       `"${full}" was not cached; name it in runWithCache. Cached are ${listed([...this.#values.keys()], 6)}`,
@@ -105,7 +120,7 @@ export class ActivationCache {
 
   /** The text tower's activations, under the same methods. */
   get text(): ActivationCache {
-    return new ActivationCache(this.#values, this.#hooks, this.#model, "text.")
+    return new ActivationCache(this.#values, this.#hooks, this.#model, this.#release, "text.")
   }
 
   embed = (): Tensor => this.get("hook_embed")

@@ -117,7 +117,9 @@ export async function activationsJob(job: ActivationsJob, { reserve, progress }:
   await reserve(neededBytes(model, job))
   async function* batches(): AsyncGenerator<RowValues> {
     for (let at = start; at < end; at += batch) {
-      yield await valuesOf(model, data, job, at, Math.min(at + batch, end))
+      const values = await valuesOf(model, data, job, at, Math.min(at + batch, end))
+      yield values
+      model.runtime.giveBack(values.values())
       progress("rows", Math.min(at + batch, end) - start, end - start)
     }
   }

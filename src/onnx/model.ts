@@ -52,6 +52,8 @@ export interface Model {
   readonly outputs: readonly Port[]
   readonly initializers: ReadonlyMap<string, Tensor | StoredTensor>
   readonly metadata?: Readonly<Record<string, string>>
+  /** The name of one more output, before all others: an empty sequence. */
+  readonly sequence?: string
 }
 
 // Opset 17 is the first with LayerNormalization; IR 8 is what onnxruntime 1.14 reads.
@@ -67,6 +69,7 @@ export function encodeModel(model: Model): Uint8Array {
     for (const node of model.nodes) graph.message(1, (n) => encodeNode(n, node))
     graph.string(2, "vit-prisma")
     for (const [name, tensor] of model.initializers) graph.message(5, (t) => encodeTensor(t, name, tensor))
+    if (model.sequence !== undefined) encodeSequence(graph, model.sequence)
     for (const port of model.inputs) graph.message(11, (p) => encodePort(p, port))
     for (const port of model.outputs) graph.message(12, (p) => encodePort(p, port))
   })
@@ -84,6 +87,17 @@ function encodeNode(w: Writer, { op, domain, inputs, outputs, attrs }: Node): vo
   w.string(3, outputs.find((name) => name) ?? op).string(4, op)
   for (const [name, value] of Object.entries(attrs)) w.message(5, (a) => encodeAttribute(a, name, value))
   if (domain) w.string(7, domain)
+}
+
+/** A sequence of float32 tensors, with the node that makes it. */
+function encodeSequence(graph: Writer, name: string): void {
+  graph.message(1, (n) => encodeNode(n, { op: "SequenceEmpty", inputs: [], outputs: [name], attrs: {} }))
+  graph.message(12, (port) =>
+    port.string(1, name).message(2, (type) =>
+      // TypeProto.sequence_type: its elem_type is a TypeProto.
+      type.message(4, (sequence) => sequence.message(1, (of) => of.message(1, (t) => t.int(1, DATA_TYPE.float32)))),
+    ),
+  )
 }
 
 function encodeAttribute(w: Writer, name: string, value: Attribute): void {

@@ -5,10 +5,17 @@ import { physicalCores } from "./cores.ts"
 import type { OrtModule } from "./ort.ts"
 import { Runtime, type RuntimeOptions } from "./runtime.ts"
 
+/** A buffer of its own, not filled with zeros. */
+const allocate = (bytes: number): ArrayBuffer => Buffer.allocUnsafeSlow(bytes).buffer as ArrayBuffer
+
 /** A runtime over `module`, by default onnxruntime-node; onnxruntime-node-gpu or another of the same interface can be given. */
 export function nodeRuntime({ module, ...options }: RuntimeOptions & { readonly module?: OrtModule } = {}): Runtime {
   const threads = options.threads ?? physicalCores()
-  return new Runtime(module ?? load("onnxruntime-node"), { ...options, ...(threads !== undefined && { threads }) })
+  return new Runtime(module ?? load("onnxruntime-node"), {
+    allocate,
+    ...options,
+    ...(threads !== undefined && { threads }),
+  })
 }
 
 /** Load an onnxruntime package by name. Error: E_RUNTIME when it is not installed or its native library does not load. */

@@ -10,7 +10,7 @@ export interface OrtTensor {
 export interface OrtSession {
   run(
     feeds: Readonly<Record<string, OrtTensor>>,
-    fetches: readonly string[],
+    fetches: readonly string[] | Readonly<Record<string, OrtTensor | null>>,
   ): Promise<Readonly<Record<string, OrtTensor>>>
   release(): Promise<void>
 }

@@ -5,6 +5,7 @@ import { emit, type Emitted, type Values } from "../graph/emit.ts"
 import type { Value } from "../graph/value.ts"
 import { DTYPES, show, size, tensor, type DType, type Tensor } from "../tensor/tensor.ts"
 import { noSession, providers, type Device } from "./devices.ts"
+import { type Allocate, type BoundPort, InPlace, UNREAD } from "./in-place.ts"
 import type { OrtModule, OrtSession, OrtTensor } from "./ort.ts"
 
 export type Feeds = Readonly<Record<string, Tensor>>
@@ -20,9 +21,14 @@ export interface RuntimeOptions {
   readonly prepack?: boolean
   /** Sessions are kept while their estimated private memory is below this many bytes (default 1 GiB). */
   readonly memoryBudget?: number
+  /** Makes memory for results: onnxruntime computes into it instead of copying them there, on the CPU and where the module
+   * can. `nodeRuntime` has one. */
+  readonly allocate?: Allocate
   /** Further session options, passed on as they are. */
   readonly session?: Readonly<Record<string, unknown>>
 }
+
+const MEMORY_BUDGET = 2 ** 30
 
 // Measured on a ViT-B/16 whose weights stay in their file: a session's nodes and arena.
 const SESSION_BYTES = 10 * 2 ** 20
@@ -31,6 +37,8 @@ const SESSION_BYTES = 10 * 2 ** 20
 interface Part extends Emitted {
   /** The folder, with a trailing slash, that all of them lie in; "" for none. */
   readonly folder: string
+  /** Its first output is UNREAD. */
+  readonly stops: boolean
   /** The same for equal models. */
   readonly key: string
 }
@@ -48,12 +56,16 @@ export class Runtime {
   readonly #ort: OrtModule
   readonly #options: RuntimeOptions
   readonly #kept = new Map<string, Kept>()
+  readonly #inPlace: InPlace | undefined
   #providers: readonly string[][] | undefined
   #made = 0
 
   constructor(ort: OrtModule, options: RuntimeOptions = {}) {
     this.#ort = ort
     this.#options = options
+    const { allocate, device = "cpu", memoryBudget = MEMORY_BUDGET } = options
+    const onCpu = device === "cpu" || (device === "auto" && providers(ort, device).length === 1)
+    if (allocate && onCpu) this.#inPlace = new InPlace(allocate, memoryBudget)
   }
 
   /** Threads inside one operator, where it was said how many. */
@@ -71,7 +83,7 @@ export class Runtime {
    * Errors: E_INPUT for a feed whose dtype or shape is not the input's, before anything runs.
    */
   async compile<O extends string>(inputs: Values, outputs: Readonly<Record<O, Value>>): Promise<Compiled<O>> {
-    const part = located(inputs, outputs)
+    const part = located(inputs, outputs, this.#inPlace && !this.#inPlace.refused ? UNREAD : undefined)
     // Where all outputs are fed there is nothing to compute, and onnxruntime refuses a graph without nodes.
     if ([...part.outputs.values()].some((o) => !o.fed)) await this.#with(part, async () => {})
     return (feeds) => this.#run(part, inputs, feeds)
@@ -81,26 +93,51 @@ export class Runtime {
   async release(): Promise<void> {
     const all = [...this.#kept.values()]
     this.#kept.clear()
+    this.#inPlace?.clear()
     for (const { session } of all) await (await session).release()
   }
 
   async #run<O extends string>(part: Part, inputs: Values, feeds: Feeds): Promise<Record<O, Tensor>> {
     const symbols = checkFeeds(inputs, part.inputs, feeds)
-    const fetches = [...new Set([...part.outputs.values()].filter((o) => !o.fed).map((o) => o.port))]
-    const fetched = fetches.length ? await this.#fetch(part, feeds, fetches) : {}
+    const ports = part.ports.map(({ name, dtype, shape }) => ({
+      name,
+      dtype,
+      shape: shape.map((d) => bind(d, symbols)),
+    }))
+    const fetched = ports.length ? await this.#fetch(part, feeds, ports) : {}
     const out: Record<string, Tensor> = {}
     for (const [name, { port, fed, shape }] of part.outputs) {
       const bound = shape.map((d) => bind(d, symbols))
-      out[name] = fed ? { ...feeds[port]!, shape: bound } : fromOrt(fetched[port]!, bound)
+      const found = fed ? feeds[port]! : fetched[port]!
+      if (fed) this.#inPlace?.leave(found)
+      out[name] = { ...found, shape: bound }
     }
     return out
   }
 
-  async #fetch(part: Part, feeds: Feeds, fetches: readonly string[]) {
+  /** The model's outputs by the names of its ports. */
+  async #fetch(part: Part, feeds: Feeds, ports: readonly BoundPort[]): Promise<Record<string, Tensor>> {
     const fed = Object.fromEntries(part.inputs.map((name) => [name, this.#toOrt(feeds[name]!)]))
+    const read = async (session: OrtSession) => {
+      const tried = part.stops && !this.#inPlace?.refused ? this.#inPlace : undefined
+      const written = await tried?.run(session, fed, ports, (t) => this.#toOrt(t))
+      if (written) return Object.fromEntries(written.map((t, i) => [ports[i]!.name, t]))
+      const names = ports.map(({ name }) => name)
+      const got = await session.run(fed, names)
+      tried?.refuse()
+      return Object.fromEntries(ports.map(({ name, shape }) => [name, fromOrt(got[name]!, shape)]))
+    }
     return this.#with(part, (session) =>
-      session.run(fed, fetches).catch((cause: unknown) => failed("the model failed while running", cause)),
+      read(session).catch((cause: unknown) => failed("the model failed while running", cause)),
     )
+  }
+
+  /**
+   * Results that are no longer needed: their arrays are used for later ones, and whoever still holds them finds them empty.
+   * What this runtime did not make is left alone.
+   */
+  giveBack(tensors: Iterable<Tensor>): void {
+    this.#inPlace?.giveBack(tensors)
   }
 
   /** Use the session of a graph, which is not dropped meanwhile. */
@@ -157,7 +194,7 @@ export class Runtime {
   }
 
   async #trim(): Promise<void> {
-    const { memoryBudget = 2 ** 30 } = this.#options
+    const { memoryBudget = MEMORY_BUDGET } = this.#options
     let total = [...this.#kept.values()].reduce((n, k) => n + k.cost, 0)
     const newest = [...this.#kept.keys()].at(-1)
     for (const [key, kept] of this.#kept) {
@@ -228,19 +265,21 @@ function fromOrt(t: OrtTensor, shape: readonly number[]): Tensor {
   return tensor(dtype, shape, t.data as never)
 }
 
-function located(inputs: Values, outputs: Values): Part {
+function located(inputs: Values, outputs: Values, sequence: string | undefined): Part {
   const folders = new Set<string>()
+  const first = sequence === undefined ? {} : { sequence }
   const emitted = emit(inputs, outputs, {
+    ...first,
     locate: (file) => {
       const name = file.lastIndexOf("/") + 1
       folders.add(file.slice(0, name))
       return file.slice(name)
     },
   })
-  const [first = "", ...rest] = folders
-  const folder = shared(first, rest)
-  const part = rest.length ? emit(inputs, outputs, { locate: (file) => file.slice(folder.length) }) : emitted
-  return { ...part, folder, key: `${hash(part.bytes)}:${folder}` }
+  const [one = "", ...rest] = folders
+  const folder = shared(one, rest)
+  const part = rest.length ? emit(inputs, outputs, { ...first, locate: (file) => file.slice(folder.length) }) : emitted
+  return { ...part, folder, stops: sequence !== undefined, key: `${hash(part.bytes)}:${folder}` }
 }
 
 /** The folder that holds all of these. */

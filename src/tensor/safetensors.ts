@@ -2,7 +2,7 @@
 import { fail } from "../errors.ts"
 import { quote } from "./quote.ts"
 import { FORMATS, headerLength, type Header, MAX_HEADER, parseHeader, type TensorEntry } from "./safetensors-header.ts"
-import { type Arrays, byteLength, bytesOf, DTYPES, type DType, show, type Tensor, tensor } from "./tensor.ts"
+import { byteLength, bytesOf, DTYPES, type DType, show, type Tensor, tensorOver } from "./tensor.ts"
 
 /** Header strings, such as `{ format: "pt" }`. */
 export type Metadata = ReadonlyMap<string, string> | Readonly<Record<string, string>>
@@ -11,30 +11,6 @@ export interface Safetensors extends Omit<Header, "entries"> {
   readonly tensors: ReadonlyMap<string, Tensor>
   /** Tensors of formats that have no dtype here, such as F8_E4M3. */
   readonly opaque: ReadonlyMap<string, TensorEntry>
-}
-
-/** How a typed array of each dtype is laid over bytes. */
-const VIEW: { [D in DType]: new (buffer: ArrayBufferLike, offset: number, length: number) => Arrays[D] } = {
-  float64: Float64Array,
-  float32: Float32Array,
-  float16: Uint16Array,
-  bfloat16: Uint16Array,
-  int64: BigInt64Array,
-  int32: Int32Array,
-  int16: Int16Array,
-  int8: Int8Array,
-  uint64: BigUint64Array,
-  uint32: Uint32Array,
-  uint16: Uint16Array,
-  uint8: Uint8Array,
-  bool: Uint8Array,
-}
-
-/** A tensor over `bytes` (little-endian): a view, or a copy where their place in memory does not suit the dtype. */
-export function tensorOver(dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
-  const width = DTYPES[dtype].bytes
-  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice()
-  return tensor(dtype, shape, new VIEW[dtype](aligned.buffer, aligned.byteOffset, aligned.byteLength / width))
 }
 
 /** Read a whole file held in memory; the tensors are views of `bytes`. Errors: the E_ST_* codes, E_NOT_SAFETENSORS and

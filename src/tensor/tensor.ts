@@ -37,6 +37,23 @@ export interface Arrays {
   bool: Uint8Array
 }
 
+/** The typed array that is laid over bytes of each dtype. */
+export const ARRAYS: { [D in DType]: new (buffer: ArrayBufferLike, offset?: number, length?: number) => Arrays[D] } = {
+  float64: Float64Array,
+  float32: Float32Array,
+  float16: Uint16Array,
+  bfloat16: Uint16Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  int16: Int16Array,
+  int8: Int8Array,
+  uint64: BigUint64Array,
+  uint32: Uint32Array,
+  uint16: Uint16Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+}
+
 /** Dense, row-major. */
 export interface Tensor<D extends DType = DType> {
   readonly dtype: D
@@ -90,4 +107,11 @@ export function expectFloat32(t: unknown, what: string): Tensor<"float32"> {
     fail("E_INPUT", `${what} of shape ${show(shape)} needs ${size(shape)} values, got ${data.length}`)
   }
   return t as Tensor<"float32">
+}
+
+/** A tensor over `bytes` (little-endian): a view, or a copy where their place in memory does not suit the dtype. */
+export function tensorOver(dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
+  const width = DTYPES[dtype].bytes
+  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice()
+  return tensor(dtype, shape, new ARRAYS[dtype](aligned.buffer, aligned.byteOffset, aligned.byteLength / width))
 }

@@ -58,6 +58,12 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
     return { carried: { ...carried, ...Object.fromEntries(fresh) }, report: Object.fromEntries(report) }
   }
 
+  /** The memory of vectors that nobody sees any more is what the next ones are written to. */
+  function giveBack(old: Readonly<Vectors>, fresh: Readonly<Vectors> = {}): void {
+    const still = new Set([carried, fresh, joined ?? {}].flatMap((vectors) => Object.values(vectors)))
+    runtime.giveBack(Object.values(old).flatMap((data) => (still.has(data) ? [] : [vector(data)])))
+  }
+
   return {
     get vectors() {
       return (joined ??= Object.fromEntries(kept.map((name) => [name, join(name)])))
@@ -74,14 +80,17 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
           fail("E_INTERRUPTED", `step ${t} was interrupted after ${i} of ${accumulation} batches`)
         const last = i === accumulation - 1
         const made = await run(last ? step.apply : step.accumulate, next, last ? { ...batch, ...fed } : batch)
+        giveBack(next, made.carried)
         next = made.carried
         reports.push(made.report)
       }
       const report = averaged(reports)
       if (Number.isFinite(report["loss"]) && Number.isFinite(report["gradNorm"])) {
+        const old = carried
         carried = Object.fromEntries(Object.keys(carried).map((name) => [name, next[name]!]))
+        giveBack({ ...next, ...old })
         joined = undefined
-      }
+      } else giveBack(next)
       return report
     },
   }
