@@ -176,7 +176,7 @@ describe("parquet files that are not as they should be", () => {
 
   it("a file that hyparquet never ends to read is given up, and the next is read", async () => {
     const reader = startThread(new URL("dist/src/datasets/parquet-process.js", pathToFileURL(`${root}/`)), {
-      limitMs: 1000,
+      limitMs: 3000,
     })
     const open = (name: string) => reader.ask({ kind: "open", file: fixture(name), image: "image", label: "label" })
     const [endless, good] = await Promise.allSettled([open("endless"), open("imagenet-24")])
@@ -281,7 +281,7 @@ describe.each([
   })`
 
   it("fails the one request that hangs, throws or ends it, and answers the others in order", async () => {
-    const thread = startThread(script(HANDLER), { carry, limitMs: 800, heapMiB: 32 })
+    const thread = startThread(script(HANDLER), { carry, limitMs: 3000, heapMiB: 32 })
     // A single array beyond the heap, or a signal, would end this process too if it were a thread that has them.
     const worse = name === "inProcess" ? ["array", "kill"] : []
     const asked = ["a", "hang", "bb", "exit", "throw", "ccc", "heap", ...worse, "big", "dddd"]
@@ -308,10 +308,10 @@ describe.each([
   })
 
   it("is not taken to hang when its answer came while the main thread was busy", async () => {
-    const thread = startThread(script(HANDLER), { carry, limitMs: 500 })
+    const thread = startThread(script(HANDLER), { carry, limitMs: 2000 })
     await thread.ask("warm")
     const answer = thread.ask<{ x: string }>("slow")
-    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 700)
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2500)
     expect((await answer).x).toBe("slow")
     thread.end()
   })

@@ -182,7 +182,9 @@ describe("a lock", () => {
       await withLock(path, async () => {}, TIMES)
       return performance.now() - began
     }
-    expect(await timed(held(dead.pid!))).toBeLessThan(150)
+    // The least of three: a busy machine may take its time.
+    const taken = [await timed(held(dead.pid!)), await timed(held(dead.pid!)), await timed(held(dead.pid!))]
+    expect(Math.min(...taken)).toBeLessThan(150)
     expect(await timed(held(1, "ffffff"))).toBeGreaterThanOrEqual(190)
     expect(await timed("not ours")).toBeGreaterThanOrEqual(190)
     writeFileSync(path, held(1, "ffffff"))

@@ -2,7 +2,7 @@
 import { fail } from "../errors.ts"
 import { dataType, type Attribute } from "../onnx/model.ts"
 import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
-import type { Shape } from "./dims.ts"
+import { product, type Shape } from "./dims.ts"
 import { is, type Op, type Value } from "./value.ts"
 
 /** How one op is written: nodes made with `w`; the name of the result is `out`. */
@@ -65,6 +65,29 @@ function normalCdf(w: Writing, x: string): string {
     const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
     w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
   })
+}
+
+/** Fewer rows are no work. */
+const MANY_ROWS = 64
+
+/** Is this the sum of all rows of many, [..., n] to [n], as the gradient of a bias is? */
+function ofRows({ attrs: { axes }, inputs: [x], dtype }: Value<"ReduceSum">): boolean {
+  const rows = product(x!.shape.slice(0, -1))
+  const all = axes.length === x!.shape.length - 1 && axes.every((axis, i) => axis === i)
+  return all && dtype === "float32" && typeof x!.shape.at(-1) === "number" && !(Number(rows) < MANY_ROWS)
+}
+
+/** As a product with a row of ones: of [4160, 2048] 1.3 ms, where ReduceSum takes 3.4 (2 threads). */
+function rowSum(w: Writing, { inputs: [of], shape }: Value<"ReduceSum">, x: string, out: string): void {
+  const rows = product(of!.shape.slice(0, -1))
+  const ones = w.once(`ones_${rows}`, (name) => {
+    const one = w.once("one", (scalar) => w.initializer(scalar, float32([], [1])))
+    w.node("Expand", [one, w.dims([1, rows])], name)
+  })
+  const matrix =
+    of!.shape.length === 2 ? x : w.node("Reshape", [x, w.ints([-1, Number(of!.shape.at(-1))])], w.unique(`${out}:rows`))
+  const sum = w.node("MatMul", [ones, matrix], w.unique(`${out}:sum`))
+  w.node("Reshape", [sum, w.dims(shape)], out)
 }
 
 /** What a matrix is the transpose of, or itself. */
@@ -165,8 +188,11 @@ export const rules: { [O in Op]: Rule<O> } = {
     },
   },
   ReduceSum: {
-    lower: (w, { attrs: { axes, keepdims } }, [x], out) =>
-      w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) }),
+    lower: (w, v, [x], out) => {
+      const { axes, keepdims } = v.attrs
+      if (ofRows(v)) rowSum(w, v, x!, out)
+      else w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) })
+    },
   },
   ReduceMean: {
     lower: (w, { attrs: { axes, keepdims } }, ins, out) =>

@@ -240,6 +240,11 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
     { feeds: [f("b", 3, 2)], graph: (x) => ops.sum(x, [1]), loops: (x) => loops.sum(x, [1], false) },
     { feeds: [f("b", 3, 2)], graph: (x) => ops.sum(x, [0, -1], true), loops: (x) => loops.sum(x, [0, 2], true) },
     { feeds: [index(9, "b", 3)], graph: (x) => ops.sum(x, [1]), loops: (x) => loops.sum(x, [1], false) },
+    // Sums of all rows, which are products with ones where there are many, or it is not known how many.
+    { feeds: [f("b", 3)], graph: (x) => ops.sum(x, [0]), loops: (x) => loops.sum(x, [0], false) },
+    { feeds: [f("b", 3, 2)], graph: (x) => ops.sum(x, [0, 1], true), loops: (x) => loops.sum(x, [0, 1], true) },
+    { feeds: [f(70, 3)], graph: (x) => ops.sum(x, [0]), loops: (x) => loops.sum(x, [0], false) },
+    { feeds: [f(2, 40, 3)], graph: (x) => ops.sum(x, [0, 1]), loops: (x) => loops.sum(x, [0, 1], false) },
   ],
   ReduceMean: [
     { feeds: [f("b", 3, 2)], graph: (x) => ops.mean(x, [-1], true), loops: (x) => loops.mean(x, [2], true) },
