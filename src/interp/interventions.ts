@@ -34,9 +34,13 @@ export interface Interventions {
   readonly inputs?: Readonly<Record<string, Tensor>>
 }
 
+const none = (changes: object | undefined): boolean => changes === undefined || !Object.keys(changes).length
+
+/** Is nothing of the graph changed? */
+export const isUntouched = ({ patch, edit, hooks }: Interventions): boolean => [patch, edit, hooks].every(none)
+
 /** Does nothing reach into the graph? */
-export const isPlain = ({ patch, edit, hooks, inputs }: Interventions): boolean =>
-  [patch, edit, hooks, inputs].every((changes) => changes === undefined || !Object.keys(changes).length)
+export const isPlain = (options: Interventions): boolean => isUntouched(options) && none(options.inputs)
 
 /** What a model is built of. */
 interface Parts {

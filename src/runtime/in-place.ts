@@ -25,13 +25,15 @@ export interface BoundPort {
 /** New memory, as it comes: all of it will be written. */
 export type Allocate = (bytes: number) => ArrayBuffer
 
-/** Arrays that were given back wait for outputs of the same size, up to `limit` bytes or all that came last. */
+/** Arrays that were given back wait for outputs of the same size, up to `limit` bytes or as many as ever came at once. */
 export class InPlace {
   readonly #allocate: Allocate
   readonly #limit: number
   readonly #free = new Map<number, ArrayBuffer[]>()
   readonly #owned = new WeakSet<ArrayBufferLike>()
   #bytes = 0
+  /** Of what was given back at once. */
+  #most = 0
   #state: "untried" | "works" | "refused" = "untried"
 
   constructor(allocate: Allocate, limit: number) {
@@ -85,7 +87,8 @@ export class InPlace {
   giveBack(tensors: Iterable<Tensor>): void {
     const buffers = new Set([...tensors].map((t) => t.data.buffer).filter((b) => this.#owned.has(b)))
     const bytes = [...buffers].reduce((n, b) => n + b.byteLength, 0)
-    if (this.#bytes + bytes > this.#limit) this.clear()
+    this.#most = Math.max(this.#most, bytes)
+    this.#drop(this.#bytes + bytes - Math.max(this.#limit, this.#most))
     for (const buffer of buffers) {
       this.#owned.delete(buffer)
       const ours = structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] })
@@ -99,6 +102,13 @@ export class InPlace {
   /** An array that was fed and comes out again has two owners: it is left to the garbage collector. */
   leave(t: Tensor): void {
     this.#owned.delete(t.data.buffer)
+  }
+
+  #drop(over: number): void {
+    let left = over
+    for (const [bytes, buffers] of this.#free) {
+      for (; left > 0 && buffers.pop(); left -= bytes) this.#bytes -= bytes
+    }
   }
 
   clear(): void {

@@ -173,6 +173,8 @@ export class Runtime {
     try {
       const made = await this.#ort.InferenceSession.create(bytes, {
         executionProviders: tried[0],
+        // The plan of a first run is a second arena for all later ones: as much memory again and no time won.
+        enableMemPattern: false,
         logSeverityLevel: 4, // what goes wrong is in the error, once
         ...(threads !== undefined && { intraOpNumThreads: threads }),
         ...session,

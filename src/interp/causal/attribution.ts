@@ -56,19 +56,16 @@ export async function attributionPatching(
       }),
     )
   }
+  const key =
+    typeof metric === "string" ? ["attribution", names, metric, theirs && "theirs", ours && "ours"] : undefined
   const means = new Map<string, Tensor<"float32">>()
   for (const point of points) {
-    const got = await model.run(point, { at: names, inputs, outputs })
+    const got = await model.run(point, { at: names, inputs, outputs, key })
     for (const name of names) {
-      const { shape, data } = got[name] as Tensor<"float32">
+      const t = got[name] as Tensor<"float32">
       const before = means.get(name)?.data
-      means.set(
-        name,
-        float32(
-          shape,
-          data.map((x, i) => (before?.[i] ?? 0) + x / points.length),
-        ),
-      )
+      const mean = (x: number, i: number) => (before?.[i] ?? 0) + x / points.length
+      means.set(name, points.length === 1 ? t : float32(t.shape, t.data.map(mean)))
     }
   }
   return means
