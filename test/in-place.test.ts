@@ -1,7 +1,7 @@
 /** @file Outputs computed where they are to lie: the same values as by copies, what other modules do, and arrays given back. */
 import { resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { HookedViT, loadPretrained, ops, PrismaError, Runtime, type OrtModule } from "../src/index.ts"
+import { HookedViT, loadPretrained, ops, Runtime, type OrtModule, type PrismaError } from "../src/index.ts"
 import { load, nodeRuntime } from "../src/runtime/node.ts"
 import type { OrtSession, OrtTensor } from "../src/runtime/ort.ts"
 import { bytesOf, float32, int64, type Tensor } from "../src/tensor/tensor.ts"
@@ -192,7 +192,7 @@ describe("a cache that is disposed of", () => {
     const name = "blocks.1.hook_resid_pre"
     const { cache: other } = await model.runWithCache(image(3), { names: name })
     const patch = { [name]: other.get(name) }
-    const bytes = bytesOf(patch[name]!).slice()
+    const bytes = bytesOf(patch[name]).slice()
     for (const seed of [1, 2]) {
       const { cache, ...outputs } = await model.runWithCache(image(seed), { patch })
       const { cache: wanted, ...expected } = await plain.runWithCache(image(seed), { patch })
@@ -205,10 +205,10 @@ describe("a cache that is disposed of", () => {
       expect(cache.names).toEqual([])
       expect(() => cache.pattern(0)).toThrow(/^"blocks.0.attn.hook_pattern" is not here: .* disposed of$/)
       // A patch is what the hook holds, and the caller's, though the runtime made it.
-      expect(bytesOf(patch[name]!)).toEqual(bytes)
+      expect(bytesOf(patch[name])).toEqual(bytes)
     }
     other.dispose()
-    expect(bytesOf(patch[name]!)).toEqual(bytes)
+    expect(bytesOf(patch[name])).toEqual(bytes)
     await model.release()
   })
 })

@@ -5,7 +5,8 @@ import { defineConfig, InductionConfig, initOptions, modelConfig, type ConfigOve
 import { add, div, input, mean, mul, reshape, scalar, sub, sum } from "../src/graph/ops.ts"
 import type { Value } from "../src/graph/value.ts"
 import { initialise } from "../src/model/init.ts"
-import { nodeRuntime } from "../src/runtime/node.ts"
+import { load, nodeRuntime } from "../src/runtime/node.ts"
+import { Runtime } from "../src/runtime/runtime.ts"
 import { float32, int64, tensor, type Tensor } from "../src/tensor/tensor.ts"
 import { flatten, flatValue, layout } from "../src/train/layout.ts"
 import { countCorrect, crossEntropy, meanSquaredError, reconstruction } from "../src/train/losses.ts"
@@ -187,6 +188,26 @@ describe("a step", () => {
     }
     expect(apart(state.vectors["ema"]!, ema)).toBeLessThan(1e-6)
     expect(apart(state.vectors["ema"]!, [...state.vectors["w"]!])).toBeGreaterThan(0.01)
+  })
+
+  it.each([1, 3])("over %d batches writes to what nobody sees any more, and to nothing else", async (accumulation) => {
+    const copies = new Runtime(load("onnxruntime-node"), { threads: 1 })
+    const options: StepOptions = { ...OPTIONS, optimizer: "AdamW", emaDecay: 0.8, accumulation }
+    const step = trainingStep(SHAPES, quadratic, options)
+    const start = Float32Array.from(START)
+    const [ours, theirs] = [runtime, copies].map((r) => stepper(r, step, options, { w: start }))
+    const seen = new Map<number, Readonly<Record<string, Float32Array>>>()
+    const wanted = new Map<number, Record<string, Float32Array>>()
+    for (let t = 1; t <= 12; t++) {
+      const bad = t === 6 ? NaN : 1
+      const batches = Array.from({ length: accumulation }, () => given([bad, ...numbers(N - 1)]))
+      expect(await ours!.step(batches, 0.1, t)).toEqual(await theirs!.step(batches, 0.1, t))
+      if (t % 4 === 0) seen.set(t, ours!.vectors)
+      wanted.set(t, structuredClone({ ...theirs!.vectors }))
+    }
+    for (const [t, vectors] of seen) expect(vectors, String(t)).toEqual(wanted.get(t))
+    expect([...start]).toEqual([...Float32Array.from(START)])
+    await copies.release()
   })
 
   it.each([NaN, Infinity])("changes nothing where a gradient is %d", async (bad) => {

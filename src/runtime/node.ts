@@ -6,7 +6,7 @@ import type { OrtModule } from "./ort.ts"
 import { Runtime, type RuntimeOptions } from "./runtime.ts"
 
 /** A buffer of its own, not filled with zeros. */
-const allocate = (bytes: number): ArrayBuffer => Buffer.allocUnsafeSlow(bytes).buffer as ArrayBuffer
+const allocate = (bytes: number): ArrayBuffer => Buffer.allocUnsafeSlow(bytes).buffer
 
 /** A runtime over `module`, by default onnxruntime-node; onnxruntime-node-gpu or another of the same interface can be given. */
 export function nodeRuntime({ module, ...options }: RuntimeOptions & { readonly module?: OrtModule } = {}): Runtime {

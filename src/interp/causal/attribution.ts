@@ -68,6 +68,8 @@ export async function attributionPatching(
       means.set(name, points.length === 1 ? t : float32(t.shape, t.data.map(mean)))
     }
   }
+  // Made for this alone; a cache is the caller's.
+  if (!("cache" in source)) model.runtime.giveBack([...(theirs?.values() ?? []), ...(ours?.values() ?? [])])
   return means
 }
 

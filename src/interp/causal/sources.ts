@@ -97,12 +97,14 @@ async function meanAt(model: HookedViT, images: Tensor, names: readonly string[]
   const n = images.shape[0]!
   const sums = new Map(names.map((name) => [name, new Float64Array(size(blank(model, name).shape))]))
   for (let first = 0; first < n; first += batch) {
-    for (const [name, t] of await valuesAt(model, imagesOf(images, first, Math.min(n, first + batch)), names)) {
+    const values = await valuesAt(model, imagesOf(images, first, Math.min(n, first + batch)), names)
+    for (const [name, t] of values) {
       const sum = sums.get(name)!
       // What has one row for all images comes once with each batch.
       const share = 1 / (model.hooks.get(name)!.shape[0] === 1 ? Math.ceil(n / batch) : n)
       for (let i = 0; i < t.data.length; i++) sum[i % sum.length]! += t.data[i]! * share
     }
+    model.runtime.giveBack(values.values())
   }
   return new Map([...sums].map(([name, sum]) => [name, float32(blank(model, name).shape, Float32Array.from(sum))]))
 }
