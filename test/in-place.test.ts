@@ -126,6 +126,8 @@ describe("arrays given back", () => {
     const first = await run({ x: some })
     const kept = await run({ x: some })
     const before = Object.values(kept).map((t) => bytesOf(t).slice())
+    const { buffer } = first.view.data
+    structuredClone(buffer, { transfer: [buffer as ArrayBuffer] })
     runtime.giveBack(Object.values(first))
     runtime.giveBack(Object.values(first))
     expect(first.product.data).toHaveLength(0)

@@ -85,16 +85,18 @@ export class InPlace {
 
   /** Take arrays back that `run` made: whoever still looks at them finds them empty. Others are left alone. */
   giveBack(tensors: Iterable<Tensor>): void {
-    const buffers = new Set([...tensors].map((t) => t.data.buffer).filter((b) => this.#owned.has(b)))
+    // One that was transferred to another thread has no bytes any more.
+    const ours = (b: ArrayBufferLike): boolean => this.#owned.has(b) && b.byteLength > 0
+    const buffers = new Set([...tensors].map((t) => t.data.buffer).filter(ours))
     const bytes = [...buffers].reduce((n, b) => n + b.byteLength, 0)
     this.#most = Math.max(this.#most, bytes)
     this.#drop(this.#bytes + bytes - Math.max(this.#limit, this.#most))
     for (const buffer of buffers) {
       this.#owned.delete(buffer)
-      const ours = structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] })
-      const same = this.#free.get(ours.byteLength)
-      if (same) same.push(ours)
-      else this.#free.set(ours.byteLength, [ours])
+      const moved = structuredClone(buffer as ArrayBuffer, { transfer: [buffer as ArrayBuffer] })
+      const same = this.#free.get(moved.byteLength)
+      if (same) same.push(moved)
+      else this.#free.set(moved.byteLength, [moved])
     }
     this.#bytes += bytes
   }

@@ -180,7 +180,7 @@ export class Runtime {
         ...session,
         extra: {
           session: {
-            // Threads that go on spinning after a run take a core from the copying of its outputs.
+            // Threads that go on spinning after a run take a core from what JavaScript does next.
             force_spinning_stop: "1",
             ...(!prepack && { disable_prepacking: "1" }),
             ...(folder && { model_external_initializers_file_folder_path: folder }),
