@@ -6,7 +6,7 @@ export default defineConfig({
     globalSetup: "test/helpers/build.ts",
     pool: "forks",
     maxWorkers: 2,
-    testTimeout: 60_000,
+    testTimeout: 120_000,
     // onnxruntime reads this once, in the main thread, before its first session (docs/decisions/004-dependencies.md).
     env: { ORT_DISABLE_TELEMETRY: "1" },
   },

@@ -111,7 +111,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
 
   it(
     "does 193, says what became of each of the seven, and leaves nothing half done (QU-04, QU-09)",
-    { timeout: 120_000 },
+    { timeout: 240_000 },
     async () => {
       const names = makeModels(at("models"), 200, bad)
       appendFileSync(at("models/list.txt"), `${at("models", names[0]!)} # again\n`)
@@ -158,7 +158,7 @@ describe("a batch of 200 with seven that kill or are bad", () => {
 
   it(
     "touches only the seven when it is run again, and does those that are mended (QU-09)",
-    { timeout: 120_000 },
+    { timeout: 240_000 },
     async () => {
       const before = stamps(out)
       for (const name of bad) makeModel(at("models", name), 500)

@@ -77,7 +77,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     `${count} models, seven of them killers or bad, ${kills} workers killed at random: none is lost, none made twice, and a rerun touches the seven alone (QU-01, QU-02, QU-04, QU-09)`,
-    { timeout: 120_000 },
+    { timeout: 240_000 },
     async ({ onTestFailed }) => {
       onTestFailed(() => console.error(`what was drawn came from CHAOS_SEED=${seed}`))
       const list = `models-${name}`
@@ -126,7 +126,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     "a job whose worker is killed is given to another, and done once (QU-02)",
-    { timeout: 60_000 },
+    { timeout: 120_000 },
     async () => {
       const list = `one-${name}`
       makeModel(at(list, "killer-slow"), 1)
@@ -148,7 +148,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     "a connection that breaks when a job's end is told: the job is done, not failed, and once (QU-05)",
-    { timeout: 60_000 },
+    { timeout: 120_000 },
     async () => {
       const list = `told-${name}`
       makeModels(at(list), 4)
@@ -167,7 +167,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     "a job that has lost its worker is the next, whatever waits (G32)",
-    { timeout: 60_000 },
+    { timeout: 120_000 },
     async () => {
       const at = await serverAt(server.url)
       await reach(at)
@@ -185,7 +185,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     "a worker that is told to end gives back what it is at (QU-10, QU-13)",
-    { timeout: 60_000 },
+    { timeout: 120_000 },
     async () => {
       const list = `late-${name}`
       makeModel(at(list, "killer-late"), 1)
@@ -218,7 +218,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 
   it.skipIf(!here)(
     "a server that is gone: a producer is told, a worker waits; all comes back (QU-05)",
-    { timeout: 90_000 },
+    { timeout: 180_000 },
     async () => {
       const list = `gone-${name}`
       makeModels(at(list), 6)
@@ -248,7 +248,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
 })
 
 describe.skipIf(!SERVERS[0]!.here)("what a worker refuses", () => {
-  it("is what is no job, and what would write elsewhere", { timeout: 60_000 }, async () => {
+  it("is what is no job, and what would write elsewhere", { timeout: 120_000 }, async () => {
     const server = await SERVERS[0]!.open()
     open.push(server)
     mkdirSync(at("home"))
