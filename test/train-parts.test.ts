@@ -207,6 +207,11 @@ describe("a step", () => {
     }
     for (const [t, vectors] of seen) expect(vectors, String(t)).toEqual(wanted.get(t))
     expect([...start]).toEqual([...Float32Array.from(START)])
+    // Nor to what another began with, though the same runtime made it.
+    const last = structuredClone({ ...ours!.vectors })
+    const another = stepper(runtime, step, options, ours!.vectors)
+    for (let t = 13; t < 16; t++) await another.step(Array(accumulation).fill(given(numbers(N))), 0.1, t)
+    expect(ours!.vectors).toEqual(last)
     await copies.release()
   })
 

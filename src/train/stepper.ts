@@ -36,6 +36,7 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
   const kept = step.carried.filter((name) => name !== "g")
   let carried = Object.assign({}, ...kept.map((name) => cut(name, first(name)))) as Vectors
   let joined: Readonly<Vectors> | undefined
+  const theirs = new WeakSet(Object.values(start).map((data) => data.buffer))
 
   function cut(name: string, data: Float32Array): Vectors {
     return Object.fromEntries(pieces.map(([from, to], i) => [`${name}.${i}`, data.subarray(from, to)]))
@@ -69,7 +70,8 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
   /** The memory of vectors that nobody sees any more is what the next ones are written to. */
   function giveBack(old: Readonly<Vectors>, fresh: Readonly<Vectors> = {}): void {
     const still = new Set([carried, fresh, joined ?? {}].flatMap((vectors) => Object.values(vectors)))
-    runtime.giveBack(Object.values(old).flatMap((data) => (still.has(data) ? [] : [vector(data)])))
+    const ours = Object.values(old).filter((data) => !still.has(data) && !theirs.has(data.buffer))
+    runtime.giveBack(ours.map(vector))
   }
 
   return {
