@@ -79,9 +79,9 @@ export class ActivationCache {
   }
 
   /**
-   * Give the arrays back, for the next run to write to. The cache holds nothing then, and arrays that were taken from it are empty.
-   * Without it they are left to the garbage collector, which is slower: new
-   * memory costs more than what is computed into it (docs/performance.md).
+   * Give the arrays back, for the next run to write to. The cache holds nothing then, and arrays that were taken from it are
+   * empty. Without it they are left to the garbage collector, which is slower: new memory costs more than what is computed
+   * into it (docs/performance.md).
    */
   dispose(): void {
     this.#release()

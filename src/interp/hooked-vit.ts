@@ -33,8 +33,8 @@ export interface RunOptions extends Interventions {
   readonly outputs?: string | readonly string[] | ((at: GraphView) => Values)
   /** Hooks that `outputs` differentiates at: they then lie on the way to what is downstream, also those inside an op. */
   readonly at?: HookNames
-  /** All that `outputs` asks, where it is a function: the graph of equal keys, inputs and shapes is made once. Without an
-   * intervention only. */
+  /** All that `outputs`, where it is a function, and `at` ask: the graph of equal keys, inputs and shapes is made once.
+   * Without an intervention only. */
   readonly key?: unknown
 }
 

@@ -22,6 +22,10 @@ export interface BoundPort {
   readonly shape: readonly number[]
 }
 
+/** It tells as much as all: whether anything was written. Undefined where there is nothing to write. */
+const smallest = (made: readonly Tensor[]): Tensor | undefined =>
+  made.filter((t) => t.data.length).sort((a, b) => a.data.length - b.data.length)[0]
+
 /** New memory, as it comes: all of it will be written. */
 export type Allocate = (bytes: number) => ArrayBuffer
 
@@ -62,9 +66,7 @@ export class InPlace {
     toOrt: (t: Tensor) => OrtTensor,
   ): Promise<Tensor[] | undefined> {
     const made = ports.map(({ dtype, shape }) => tensor(dtype, shape, new ARRAYS[dtype](this.#take({ dtype, shape }))))
-    // The smallest tells as much as all.
-    const filled = made.filter((t) => t.data.length).sort((a, b) => a.data.length - b.data.length)
-    const told = this.#state === "untried" ? filled[0] : undefined
+    const told = this.#state === "untried" ? smallest(made) : undefined
     if (told) bytesOf(told).fill(UNWRITTEN)
     const into = made.map((t, i) => [ports[i]!.name, t.data.length ? toOrt(t) : null] as const)
     try {
@@ -72,7 +74,7 @@ export class InPlace {
     } catch (cause) {
       if (stopped(cause)) {
         if (told && bytesOf(told).some((byte) => byte !== UNWRITTEN)) this.#state = "works"
-        if (this.#state === "works" || !filled.length) return made
+        if (this.#state === "works" || !told) return made
       } else if (this.#state === "works") throw cause
     }
     return undefined

@@ -83,7 +83,7 @@ export class Runtime {
    * Errors: E_INPUT for a feed whose dtype or shape is not the input's, before anything runs.
    */
   async compile<O extends string>(inputs: Values, outputs: Readonly<Record<O, Value>>): Promise<Compiled<O>> {
-    const part = located(inputs, outputs, this.#inPlace && !this.#inPlace.refused ? UNREAD : undefined)
+    const part = located(inputs, outputs, this.#writer !== undefined)
     // Where all outputs are fed there is nothing to compute, and onnxruntime refuses a graph without nodes.
     if ([...part.outputs.values()].some((o) => !o.fed)) await this.#with(part, async () => {})
     return (feeds) => this.#run(part, inputs, feeds)
@@ -119,7 +119,7 @@ export class Runtime {
   async #fetch(part: Part, feeds: Feeds, ports: readonly BoundPort[]): Promise<Record<string, Tensor>> {
     const fed = Object.fromEntries(part.inputs.map((name) => [name, this.#toOrt(feeds[name]!)]))
     const read = async (session: OrtSession) => {
-      const tried = part.stops && !this.#inPlace?.refused ? this.#inPlace : undefined
+      const tried = part.stops ? this.#writer : undefined
       const written = await tried?.run(session, fed, ports, (t) => this.#toOrt(t))
       if (written) return Object.fromEntries(written.map((t, i) => [ports[i]!.name, t]))
       const names = ports.map(({ name }) => name)
@@ -130,6 +130,11 @@ export class Runtime {
     return this.#with(part, (session) =>
       read(session).catch((cause: unknown) => failed("the model failed while running", cause)),
     )
+  }
+
+  /** What writes results in place, unless that was tried in vain. */
+  get #writer(): InPlace | undefined {
+    return this.#inPlace?.refused ? undefined : this.#inPlace
   }
 
   /**
@@ -267,21 +272,21 @@ function fromOrt(t: OrtTensor, shape: readonly number[]): Tensor {
   return tensor(dtype, shape, t.data as never)
 }
 
-function located(inputs: Values, outputs: Values, sequence: string | undefined): Part {
+function located(inputs: Values, outputs: Values, stops: boolean): Part {
   const folders = new Set<string>()
-  const first = sequence === undefined ? {} : { sequence }
+  const before = stops ? { sequence: UNREAD } : {}
   const emitted = emit(inputs, outputs, {
-    ...first,
+    ...before,
     locate: (file) => {
       const name = file.lastIndexOf("/") + 1
       folders.add(file.slice(0, name))
       return file.slice(name)
     },
   })
-  const [one = "", ...rest] = folders
-  const folder = shared(one, rest)
-  const part = rest.length ? emit(inputs, outputs, { ...first, locate: (file) => file.slice(folder.length) }) : emitted
-  return { ...part, folder, stops: sequence !== undefined, key: `${hash(part.bytes)}:${folder}` }
+  const [first = "", ...rest] = folders
+  const folder = shared(first, rest)
+  const part = rest.length ? emit(inputs, outputs, { ...before, locate: (file) => file.slice(folder.length) }) : emitted
+  return { ...part, folder, stops, key: `${hash(part.bytes)}:${folder}` }
 }
 
 /** The folder that holds all of these. */

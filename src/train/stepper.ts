@@ -50,9 +50,9 @@ export function stepper(runtime: Runtime, step: Step, options: StepOptions, star
   }
 
   // Writing the graph again took 4 ms a step.
-  const compiled = new Map<StepGraph, Promise<Compiled>>()
-  function compile(graph: StepGraph): Promise<Compiled> {
-    const made = compiled.get(graph) ?? runtime.compile(graph.inputs, graph.outputs)
+  const compiled = new Map<StepGraph, Compiled>()
+  async function compile(graph: StepGraph): Promise<Compiled> {
+    const made = compiled.get(graph) ?? (await runtime.compile(graph.inputs, graph.outputs))
     compiled.set(graph, made)
     return made
   }
