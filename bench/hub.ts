@@ -126,7 +126,7 @@ async function serve(megabytes: number): Promise<void> {
 }
 
 const CANARY = "hf_Canary7Zq4WmX9"
-const MAIN = fileURLToPath(new URL("../src/cli/main.js", import.meta.url))
+const MAIN = fileURLToPath(new URL("../lib/cli/main.js", import.meta.url))
 
 /** G21: every command that reads a model, and those about the cache, with a Hub that says the token back in each refusal. */
 async function tokens(): Promise<void> {

@@ -27,7 +27,7 @@ async function main(): Promise<void> {
     const url = await new Promise<string>((done) => server.once("message", (m) => done(m as string)))
     large(scratch, bytes, mark)
     const began = performance.now()
-    const cli = fileURLToPath(new URL("../src/cli/main.js", import.meta.url))
+    const cli = fileURLToPath(new URL("../lib/cli/main.js", import.meta.url))
     const env = { ...process.env, HF_ENDPOINT: url, HF_TOKEN: "hf_write", HF_HUB_OFFLINE: "" }
     const child = spawn(process.execPath, [cli, "push", scratch, "owner/large"], { env, stdio: "inherit" })
     let peak = 0

@@ -1,5 +1,6 @@
 /** @file One process from its start to logits, as the bench starts it: `node start.js folder`; prints one line of JSON. */
 import { readFileSync } from "node:fs"
+import type * as Library from "../src/index.ts"
 
 /** What the process says of itself: milliseconds since its start, and anonymous bytes. */
 export interface Started {
@@ -19,7 +20,9 @@ export interface Started {
 
 const node = performance.now()
 const before = rssAnon()
-const { build, float32, loadPretrained, nodeRuntime } = await import("../src/index.ts")
+const { build, float32, loadPretrained, nodeRuntime } = (await import(
+  new URL("../lib/index.js", import.meta.url).href
+)) as typeof Library
 const imported = performance.now()
 const runtime = nodeRuntime()
 const runtimeLoaded = performance.now()

@@ -15,7 +15,7 @@ import { trainRun } from "../src/train/run.ts"
 import { Random } from "../src/tensor/random.ts"
 import { median } from "./measure.ts"
 
-const CLI = fileURLToPath(new URL("../src/cli/main.js", import.meta.url))
+const CLI = fileURLToPath(new URL("../lib/cli/main.js", import.meta.url))
 const scratch = await mkdtemp(join(tmpdir(), "train-reliability-"))
 const set = (config: GlobalConfig, fields: Readonly<Record<string, string>>): GlobalConfig =>
   Object.entries(fields).reduce((c, [name, value]) => setField(c, name, value), config)

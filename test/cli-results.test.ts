@@ -3,7 +3,7 @@ import { copyFileSync, cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } 
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { cli, demoModel, type Ran, reference, root, seven, writeTensors } from "./helpers/cli.ts"
+import { cli, demoModel, MAIN, type Ran, reference, seven, writeTensors } from "./helpers/cli.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-results-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -164,8 +164,7 @@ describe("streams", () => {
   it.skipIf(!existsSync("/dev/full"))("that are full are a typed error (needs /dev/full)", async () => {
     const { openSync } = await import("node:fs")
     const { spawnSync } = await import("node:child_process")
-    const main = join(root, "dist/src/cli/main.js")
-    const ran = spawnSync(process.execPath, [main, "info", demoModel], {
+    const ran = spawnSync(process.execPath, [MAIN, "info", demoModel], {
       stdio: ["ignore", openSync("/dev/full", "w"), "pipe"],
       encoding: "utf8",
     })

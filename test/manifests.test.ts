@@ -7,7 +7,7 @@ import { promisify } from "node:util"
 import { afterAll, describe, expect, it } from "vitest"
 import { parse } from "yaml"
 import { makeModels, readReport } from "./helpers/batch.ts"
-import { root } from "./helpers/cli.ts"
+import { MAIN, root } from "./helpers/cli.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-manifests-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -18,7 +18,7 @@ const names = makeModels(at("models"), 5)
 /** `vit-prisma` as if it were installed, and more programs by their scripts. */
 function programs(more: Readonly<Record<string, string>> = {}): string {
   const bin = mkdtempSync(at("bin-"))
-  const own = { "vit-prisma": `exec "${process.execPath}" "${join(root, "dist/src/cli/main.js")}" "$@"`, ...more }
+  const own = { "vit-prisma": `exec "${process.execPath}" "${MAIN}" "$@"`, ...more }
   for (const [name, script] of Object.entries(own)) {
     writeFileSync(join(bin, name), `#!/bin/bash\n${script}\n`)
     chmodSync(join(bin, name), 0o755)
@@ -86,7 +86,7 @@ describe.skipIf(process.platform === "win32")("the manifests", { timeout: 60_000
       const [command, ...args] = told.slice(told.indexOf("node:20") + 1)
       expect([command, env]).toEqual(["bash", { ORG: "lab", LIST_URL: "https://example.org/list.txt", PART: i, COUNT: "2" }]) // prettier-ignore
       // In place of the network: the list as it is, nothing installed, nothing pushed, the output kept.
-      const own = `exec "${process.execPath}" "${join(root, "dist/src/cli/main.js")}" "\${@:1:$#-2}"`
+      const own = `exec "${process.execPath}" "${MAIN}" "\${@:1:$#-2}"`
       const here = args.map((a) => a.replaceAll("/tmp/list.txt", at("hf.txt")).replaceAll("/tmp/out", at("hf")))
       const curl = `cp "${at("models/list.txt")}" "\${@: -1}"`
       await bash(here, { ...env, PATH: programs({ "vit-prisma": own, npm: "exit 0", curl }) })

@@ -12,6 +12,7 @@ import {
 } from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join } from "node:path"
+import { pathToFileURL } from "node:url"
 import { promisify } from "node:util"
 import { publint } from "publint"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
@@ -60,7 +61,8 @@ describe("the tarball", () => {
   it("holds the build, the demo's model, and what a reader looks for; no sources, tests or leftovers", () => {
     const kinds = [
       /^(LICENSE|README\.md|CHANGELOG\.md|package\.json)$/,
-      /^dist\/(src|converters)\/.+\.(js|d\.ts)$/,
+      /^dist\/lib\/.+\.js$/,
+      /^dist\/(src|converters)\/.+\.d\.ts$/,
       /^model-cards\/[a-z0-9-]+\/(README\.md|[a-z_]+\.json|curves\.svg|model\.safetensors)$/,
       /^model-cards\/mnist\/seven\.png$/,
       /^model-cards\/template\.md$/,
@@ -77,19 +79,47 @@ describe("the tarball", () => {
     expect(files.filter((file) => /test|fixture|\.tsbuildinfo|\.env|\.npmrc/i.test(file))).toEqual([])
   })
 
-  it("holds every module of the sources and none that is gone", () => {
+  it("declares every module of the sources and none that is gone", () => {
     const sources = ["src", "converters"].flatMap((folder) =>
       readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
         .filter((name) => name.endsWith(".ts"))
-        .map((name) => join("dist", folder, name).replaceAll("\\", "/").replace(/\.ts$/, ".js")),
+        .map((name) => join("dist", folder, name).replaceAll("\\", "/").replace(/\.ts$/, ".d.ts")),
     )
-    const built = files.filter((file) => file.startsWith("dist/"))
-    expect(built.filter((file) => file.endsWith(".js"))).toEqual(sources.sort())
-    // The page's modules are served, not imported: they have no declarations.
+    // The page's script is read as text: it has no declarations.
     const declared = sources.filter((file) => !file.startsWith("dist/src/viewer/page/"))
-    expect(built.filter((file) => !file.endsWith(".js"))).toEqual(
-      declared.map((file) => file.replace(/\.js$/, ".d.ts")).sort(),
-    )
+    expect(files.filter((file) => file.endsWith(".d.ts"))).toEqual(declared.sort())
+  })
+
+  it("holds each module once: what two files hold would be two of each class and of each cache", () => {
+    const held = files
+      .filter((file) => file.startsWith("dist/lib/"))
+      .flatMap((file) => readFileSync(join(installed, file), "utf8").match(/^\/\/ dist\/.+\.js$/gm) ?? [])
+    expect(held.length).toBeGreaterThan(200)
+    expect(held.filter((name, i) => held.indexOf(name) !== i)).toEqual([])
+  })
+
+  it("exports from its few files what the sources export", async () => {
+    for (const entry of ["index", "core"]) {
+      const [shipped, source] = (await Promise.all([
+        import(pathToFileURL(join(installed, `dist/lib/${entry}.js`)).href),
+        import(`../src/${entry}.ts`),
+      ])) as [object, object]
+      expect(Object.keys(shipped).sort(), entry).toEqual(Object.keys(source).sort())
+    }
+  })
+
+  it("has a core that reaches no package and nothing of Node", () => {
+    const reached = new Set([join(installed, "dist/lib/core.js")])
+    const outside: string[] = []
+    for (const file of reached) {
+      const text = readFileSync(file, "utf8")
+      for (const [, from] of text.matchAll(/(?:\bfrom|^import|\bimport\() ?"([^"]+)"/gm)) {
+        if (from!.startsWith(".")) reached.add(join(dirname(file), from!))
+        else outside.push(from!)
+      }
+    }
+    expect(reached.size).toBeGreaterThan(3)
+    expect(outside).toEqual([])
   })
 
   it("speaks of no path of a machine", () => {

@@ -155,7 +155,7 @@ describe("package.json and its lockfile", () => {
     const fromDist = built.filter((path) => path.includes("dist/"))
     expect(fromDist).toHaveLength(5)
     for (const path of fromDist) {
-      const source = path.replace(/^(\.\/)?dist\//, "").replace(/(\.d\.ts|\.js)$/, ".ts")
+      const source = path.replace(/^(\.\/)?dist\/(?:lib|src)\//, "src/").replace(/(\.d\.ts|\.js)$/, ".ts")
       expect(existsSync(at(source)), source).toBe(true)
     }
     expect(text("src/cli/main.ts")).toMatch(/^#!\/usr\/bin\/env node\n/)
@@ -186,7 +186,7 @@ describe("package.json and its lockfile", () => {
     expect(paths).toContain("model-cards/mnist/model.safetensors")
     expect(
       paths.filter(
-        (p) => !/^(dist\/(src|converters)\/|model-cards\/|(README|CHANGELOG)\.md$|LICENSE$|package\.json$)/.test(p),
+        (p) => !/^(dist\/(lib|src|converters)\/|model-cards\/|(README|CHANGELOG)\.md$|LICENSE$|package\.json$)/.test(p),
       ),
     ).toEqual([])
   })

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import type { Clock } from "../src/hub/clock.ts"
 import { hubHttp } from "../src/hub/http.ts"
 import { pushFolder, type PushOptions } from "../src/index.ts"
-import { root as top } from "./helpers/cli.ts"
+import { MAIN } from "./helpers/cli.ts"
 import { fakeClock } from "./helpers/fake-clock.ts"
 import { sha256, startHub, type Effect, type TestHub } from "./helpers/hub/index.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -170,7 +170,7 @@ describe("one commit (G28)", () => {
   /** The command as a process, until a request is seen. */
   async function killed(path: string, signal: NodeJS.Signals, seen: RegExp) {
     const env = { ...process.env, NODE_OPTIONS: "", HF_ENDPOINT: hub.url, HF_TOKEN: TOKEN, HF_HUB_OFFLINE: "" }
-    const child = spawn(process.execPath, [join(top, "dist/src/cli/main.js"), "push", path, ID], { env, stdio: ["ignore", "ignore", "pipe"] }) // prettier-ignore
+    const child = spawn(process.execPath, [MAIN, "push", path, ID], { env, stdio: ["ignore", "ignore", "pipe"] }) // prettier-ignore
     let stderr = ""
     child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text))
     const ended = new Promise<number | null>((done) => child.on("close", (code) => done(code)))

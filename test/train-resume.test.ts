@@ -6,7 +6,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { mulberry32 } from "./helpers/causality.ts"
-import { cli, root } from "./helpers/cli.ts"
+import { cli, MAIN } from "./helpers/cli.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "train-resume-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -47,7 +47,7 @@ const lastStep = (out: string): number => {
 /** Start, and SIGKILL as soon as the log shows `steps` more; true if it ended by itself. */
 function killedAfter(out: string, threads: number, steps: number): Promise<boolean> {
   const before = lastStep(out)
-  const child = spawn(process.execPath, [join(root, "dist/src/cli/main.js"), ...args(out, threads, ["--resume"])], {
+  const child = spawn(process.execPath, [MAIN, ...args(out, threads, ["--resume"])], {
     stdio: "ignore",
   })
   const watch = setInterval(() => {

@@ -3,7 +3,6 @@ import { createHash } from "node:crypto"
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { pathToFileURL } from "node:url"
 import { deflateSync } from "node:zlib"
 import { afterAll, describe, expect, it } from "vitest"
 import { decodeImage, renderSvg } from "../src/data/image.ts"
@@ -16,7 +15,6 @@ import { encodeView, type ViewInput } from "../src/viewer/encode.ts"
 import { viewHtml } from "../src/viewer/page.ts"
 import { withLetters } from "../src/viewer/letters.ts"
 import { hasFont, viewPng, viewSvg } from "../src/viewer/picture.ts"
-import { pageScript } from "../src/viewer/script.ts"
 import { cli, demoModel, seven } from "./helpers/cli.ts"
 import { thrown } from "./helpers/thrown.ts"
 import { madeUp, patterns } from "./helpers/views.ts"
@@ -333,37 +331,6 @@ describe("the page", () => {
   it("is the same for the same view", async () => {
     const view = await encodeView(madeUp(small))
     expect(await viewHtml(view)).toBe(await viewHtml(view))
-  })
-
-  it.each([
-    [
-      "names that two modules have",
-      'import { a } from "./b.js";\nconst secret = a();\nglobalThis.seen = secret;',
-      "const secret = 41;\nexport function a() { return secret + 1; }",
-      undefined,
-    ],
-    [
-      "a cycle",
-      'import { a } from "./b.js";\nexport const b = a;',
-      'import { b } from "./main.js";\nexport const a = b;',
-      /imports itself/,
-    ],
-    [
-      "an export of another form",
-      'import { a } from "./b.js";',
-      "const a = 1;\nexport { a };",
-      /export \{ a \};" is of a form/,
-    ],
-    ["a package", 'import { a } from "three";', "", /import \{ a \} from "three";" is of a form/],
-  ])("of modules with %s", async (_, main, b, message) => {
-    writeFileSync(join(scratch, "main.js"), main)
-    writeFileSync(join(scratch, "b.js"), b)
-    const made = pageScript(pathToFileURL(join(scratch, "main.js")))
-    if (message) return expect((await thrown(made)).message).toMatch(message)
-    const file = join(scratch, "joined.mjs")
-    writeFileSync(file, await made)
-    await import(pathToFileURL(file).href)
-    expect((globalThis as { seen?: number }).seen).toBe(42)
   })
 })
 

@@ -23,7 +23,7 @@ const write = async (name, i) => {
 }
 const [same, other] = [await write("same", first), await write("not-same", different.get(where))]
 const cli = (...args) =>
-  execFileSync(process.execPath, ["dist/src/cli/main.js", ...args], { stdio: ["ignore", "ignore", "inherit"] })
+  execFileSync(process.execPath, ["dist/lib/cli/main.js", ...args], { stdio: ["ignore", "ignore", "inherit"] })
 const mouse = "model-cards/induction-head"
 cli("view", mouse, same, "--png", "docs/images/induction-attention.png")
 const patch = ["--hook", "z", "--by", "token", "--metric", "logits[:, 0]"]

@@ -1,13 +1,20 @@
 /** @file A view as one HTML file: page, style, script and data, with nothing to load and nothing else allowed to run. */
 import { createHash } from "node:crypto"
+import { readFile } from "node:fs/promises"
+import { fileURLToPath } from "node:url"
+import { readError } from "../files/system-errors.ts"
 import { version } from "../version.ts"
 import type { View } from "./data.ts"
-import { pageScript } from "./script.ts"
 import { style } from "./style.ts"
+
+/** page/*.ts as the build makes one script of them (bundle.js): beside this module, or in dist for its source. */
+const SCRIPT = fileURLToPath(
+  new URL(import.meta.url.endsWith(".ts") ? "../../dist/lib/viewer/script.js" : "./script.js", import.meta.url),
+)
 
 /** The page; the same view gives the same bytes. Names in the view are shown as text, whatever they are. */
 export async function viewHtml(view: View): Promise<string> {
-  const script = await pageScript()
+  const script = await readFile(SCRIPT, "utf8").catch((e: unknown) => readError(e, SCRIPT))
   const policy = [
     "default-src 'none'",
     `script-src '${hash(script)}'`,

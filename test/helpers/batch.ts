@@ -5,7 +5,7 @@ import { join, resolve } from "node:path"
 
 // The bench runs this from dist.
 const here = import.meta.dirname.replace(/[/\\]dist(?=[/\\]test[/\\]helpers$)/, "")
-export const MAIN = resolve(here, "../../dist/src/cli/main.js")
+export const MAIN = resolve(here, "../../dist/lib/cli/main.js")
 const SOURCE = resolve(here, "../fixtures/reference/hf-vit-names-v5")
 
 /** What a process does that opens a file of a model of this name; the code under test knows nothing of it. */

@@ -4,14 +4,17 @@ import { existsSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs"
 import { join, resolve } from "node:path"
 
 const root = resolve(import.meta.dirname, "../..")
-const MAIN = join(root, "dist/src/cli/main.js")
+const MAIN = join(root, "dist/lib/cli/main.js")
 
 /** Types are the business of `npm run types`: what has errors is written all the same, and here that is enough. */
 export default function build(): void {
   const begun = new Date()
   if (existsSync(MAIN) && statSync(MAIN).mtime > newest()) return
-  for (const project of ["tsconfig.build.json", "src/viewer/page/tsconfig.json"]) {
-    spawnSync(process.execPath, [join(root, "node_modules/typescript/bin/tsc"), "-p", project], {
+  for (const [tool, ...args] of [
+    ["node_modules/typescript/bin/tsc", "-p", "tsconfig.build.json"],
+    ["bundle.js"],
+  ] as const) {
+    spawnSync(process.execPath, [join(root, tool), ...args], {
       cwd: root,
       stdio: ["ignore", "inherit", "inherit"],
     })
@@ -20,9 +23,10 @@ export default function build(): void {
   utimesSync(MAIN, begun, begun)
 }
 
-/** What was built from sources that are gone would be shipped. */
+/** Declarations of sources that are gone would be shipped. */
 function prune(): void {
   for (const name of readdirSync(join(root, "dist"), { recursive: true, encoding: "utf8" })) {
+    if (/^lib[/\\]/.test(name)) continue
     const source = join(root, name.replace(/(\.d\.ts|\.js)$/, ".ts"))
     if (/\.(d\.ts|js)$/.test(name) && !existsSync(source)) rmSync(join(root, "dist", name))
   }
@@ -32,6 +36,8 @@ function newest(): Date {
   const files = ["src", "converters"].flatMap((folder) =>
     readdirSync(join(root, folder), { recursive: true, encoding: "utf8" }).map((name) => join(folder, name)),
   )
-  const times = [...files, "tsconfig.json", "tsconfig.build.json"].map((name) => statSync(join(root, name)).mtimeMs)
+  const times = [...files, "tsconfig.json", "tsconfig.build.json", "bundle.js"].map(
+    (name) => statSync(join(root, name)).mtimeMs,
+  )
   return new Date(Math.max(...times))
 }

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 
 export const root = resolve(import.meta.dirname, "../..")
-const MAIN = join(root, "dist/src/cli/main.js")
+export const MAIN = join(root, "dist/lib/cli/main.js")
 
 export const demoModel = join(root, "test/fixtures/mnist-demo")
 export const seven = join(demoModel, "seven.png")
