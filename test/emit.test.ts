@@ -91,14 +91,18 @@ describe("a graph cut", () => {
     expect(await run({ x }, { y: ops.linear(x, still) }, { x: one })).toEqual({ y: "1 1 | 39" })
   })
 
-  it("makes one node of a norm and its scale, and two of two norms", () => {
+  it("makes one node of a norm and its scale, and of two equal norms", () => {
     const g = ops.param("g", [2], float32([2], [1, 1]))
     const [normed, std] = [ops.layerNorm(x, g, w, 1e-6), ops.layerNormInvStd(x, g, w, 1e-6)]
     const [node, ...rest] = made({ x }, { normed, std }).nodes
     expect(rest).toEqual([])
     expect(node).toMatchObject({ op: "LayerNormalization", inputs: ["x", "g", "w"] })
     expect(node!.outputs.map(Boolean)).toEqual([true, false, true])
-    expect(made({ x }, { normed, again: ops.layerNorm(x, g, w, 1e-6) }).nodes).toHaveLength(2)
+    const again = ops.layerNorm(x, g, w, 1e-6)
+    expect(made({ x }, { normed, again }).nodes).toHaveLength(1)
+    expect(made({ x }, { y: ops.add(normed, again) }).nodes.map(({ op }) => op)).toEqual(["LayerNormalization", "Add"])
+    const named = readModel(emit({ x }, { normed, again }, { named: true }).bytes)
+    expect(named.nodes.map(({ op }) => op)).toEqual(["LayerNormalization", "Identity"])
   })
 
   it("reads a dimension from an input that is fed in any case", async () => {

@@ -1,4 +1,5 @@
 /** @file Every op through emit and onnxruntime against plain loops; what is refused while a graph is built; dimensions. */
+import * as ort from "onnxruntime-node"
 import { afterAll, describe, expect, it } from "vitest"
 import { bind, broadcast, product, symbolsOf, type Dim } from "../src/graph/dims.ts"
 import { emit, type Values } from "../src/graph/emit.ts"
@@ -17,17 +18,25 @@ const random = mulberry32(7)
 describe.each(Object.keys(EXAMPLES) as Op[])("%s", (op) => {
   const examples = EXAMPLES[op].map((e, i) => [i, e] as const)
 
-  it.each(examples)("gives what loops give (%i)", async (_, { feeds, graph, loops, nonEmpty }) => {
+  it.each(examples)("gives what loops give, here and exported (%i)", async (_, { feeds, graph, loops, nonEmpty }) => {
     const inputs = feeds.map(({ shape, dtype }, i) => ops.input(`x${i}`, shape, dtype))
     const y = graph(...inputs)
     const reached = toposort([y]).map((v) => v.op)
     expect(reached).toContain(op)
-    const run = await runtime.compile(Object.fromEntries(inputs.map((x, i) => [`x${i}`, x])), { y })
+    const known = Object.fromEntries(inputs.map((x, i) => [`x${i}`, x]))
+    const run = await runtime.compile(known, { y })
+    const exported = await ort.InferenceSession.create(emit(known, { y }, { named: true }).bytes)
     for (const b of nonEmpty ? [3, 1] : [3, 1, 0]) {
       const symbols = new Map(Object.entries({ b, r: 0 }))
       const fed = feeds.map((feed) => draw(feed, symbols, random))
       const want = loops(...fed.map(numbers))
       const got = (await run(Object.fromEntries(fed.map((t, i) => [`x${i}`, t])))).y
+      const there = Object.fromEntries(fed.map((t, i) => [`x${i}`, new ort.Tensor(t.dtype as "float32", t.data as never, t.shape)])) // prettier-ignore
+      const { y: other } = await exported.run(
+        Object.fromEntries(exported.inputNames.map((name) => [name, there[name]!])),
+      )
+      if (b > 0) expect(other!.dims).toEqual(want.shape) // ArgMax of nothing keeps the axis there
+      expect(worst({ ...got, data: other!.data as never }, want)).toBeLessThan(2e-6)
       expect(got.shape).toEqual(want.shape)
       expect(got.shape).toEqual(y.shape.map((d) => bind(d, symbols)))
       expect(got.dtype).toBe(y.dtype)

@@ -64,24 +64,8 @@ export const rules: { [O in Op]: Rule<O> } = {
     return [g.mul(g.mul(dy, slope), g.sub(x!, g.mean(x!, [-1], true))), undefined, undefined]
   },
   LayerNormMean: (dy, _, [x]) => [g.expand(g.mul(dy, s(1 / width(x!))), x!.shape), undefined, undefined],
-  MatMul: (dy, _, [a, b], needs) => [
-    needs(0) ? g.matmul(dy, swapped(b!)) : undefined,
-    needs(1) ? g.matmul(swapped(a!), dy) : undefined,
-  ],
-  // y = op(a) op(b): da = dy op(b)^T, or its transpose where a is one
-  Gemm: (dy, { attrs: { transA, transB } }, [a, b], needs) => [
-    needs(0)
-      ? transA
-        ? g.gemm(b!, dy, { transA: transB, transB: true })
-        : g.gemm(dy, b!, { transB: !transB })
-      : undefined,
-    needs(1)
-      ? transB
-        ? g.gemm(dy, a!, { transA: true, transB: transA })
-        : g.gemm(a!, dy, { transA: !transA })
-      : undefined,
-    dy,
-  ],
+  MatMul: throughProduct(g.matmul),
+  Gemm: (dy, y, xs, needs) => [...throughProduct(g.gemm)(dy, y, xs, needs), dy],
   Transpose: (dy, { attrs: { perm } }) => [
     g.transpose(
       dy,
@@ -143,9 +127,20 @@ const real = (x: Value): boolean => x.dtype.startsWith("float") || x.dtype === "
 
 const width = (x: Value): number => x.shape.at(-1) as number
 
-const swapped = (x: Value): Value => {
-  const n = x.shape.length
-  return g.transpose(x, [...x.shape.keys()].slice(0, -2).concat(n - 1, n - 2))
+/** y = op(a) op(b): da = dy op(b)^T, or its transpose where a is one */
+function throughProduct(times: typeof g.matmul): Rule<"MatMul" | "Gemm"> {
+  return (dy, { attrs: { transA, transB } }, [a, b], needs) => [
+    needs(0)
+      ? transA
+        ? times(b!, dy, { transA: transB, transB: true })
+        : times(dy, b!, { transB: !transB })
+      : undefined,
+    needs(1)
+      ? transB
+        ? times(dy, a!, { transA: true, transB: transA })
+        : times(a!, dy, { transA: !transA })
+      : undefined,
+  ]
 }
 
 /** y (dy - <dy, y>) */

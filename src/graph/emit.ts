@@ -1,7 +1,7 @@
 /** @file Writes the part of a graph between chosen inputs and outputs as an ONNX model. */
 import { fail } from "../errors.ts"
 import { encodeModel, type Attribute, type Model, type Node, type Port } from "../onnx/model.ts"
-import { int64, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
+import { byteLength, int64, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { factorsOf, type Dim, type Shape } from "./dims.ts"
 import { rules, type Rule, type Writing } from "./lower.ts"
 import { narrow } from "./narrow.ts"
@@ -23,6 +23,8 @@ export interface Emitted {
   readonly outputs: ReadonlyMap<string, OutputPort>
   /** The model's own outputs, as it computes them. */
   readonly ports: readonly Port[]
+  /** Bytes that are made of weights alone: the same at each run. */
+  readonly fixedBytes: number
 }
 
 export interface EmitOptions {
@@ -32,6 +34,8 @@ export interface EmitOptions {
    * is put out as it is computed and its shape given afterwards: a Reshape before an output is a copy. */
   readonly named?: boolean
   readonly metadata?: Readonly<Record<string, string>>
+  /** Write nodes that only onnxruntime's CPU provider is sure to have. */
+  readonly fused?: boolean
   /** The name of an empty sequence to put out before all else. */
   readonly sequence?: string
 }
@@ -75,7 +79,13 @@ export function emit(inputs: Values, outputs: Values, options: EmitOptions = {})
     ...(options.sequence !== undefined && { sequence: options.sequence }),
   }
   const bytes = encodeModel(model)
-  return { bytes, inputs: model.inputs.map((p) => p.name), outputs: ports, ports: model.outputs }
+  return {
+    bytes,
+    inputs: model.inputs.map((p) => p.name),
+    outputs: ports,
+    ports: model.outputs,
+    fixedBytes: e.fixedBytes,
+  }
 }
 
 /** The value whose bytes `v` has: behind reshapes, up to what is fed. */
@@ -85,21 +95,20 @@ export function storage(v: Value, stop: ReadonlySet<Value> = new Set()): Value {
   return root
 }
 
-interface OpenNode extends Node {
-  readonly outputs: string[]
-}
-
 class Emission implements Writing {
-  readonly nodes: OpenNode[] = []
+  readonly nodes: Node[] = []
   readonly initializers = new Map<string, Tensor | StoredTensor>()
   readonly stop: ReadonlySet<Value>
+  readonly fused: boolean
+  fixedBytes = 0
   readonly #names = new Map<Value, string>()
+  readonly #fixed = new Set<Value>()
   readonly #inputs: Values
   readonly #used = new Set<string>()
   readonly #reserved = new Map<Value, string>()
   readonly #taken: Set<string>
   readonly #copies = new Map<string, number>()
-  readonly #shared = new Map<string, { readonly node: OpenNode; readonly filled: Set<number> }>()
+  readonly #shared = new Map<string, { readonly outputs: string[]; readonly filled: Set<number> }>()
   readonly #constants = new Map<string, string>()
   readonly #asked = new Map<Op, Set<Value>>()
   readonly #options: EmitOptions
@@ -107,6 +116,7 @@ class Emission implements Writing {
   constructor(inputs: Values, options: EmitOptions) {
     this.#inputs = inputs
     this.#options = options
+    this.fused = options.fused ?? false
     this.#taken = new Set(Object.keys(inputs))
     this.stop = new Set(Object.values(inputs))
     for (const [name, v] of Object.entries(inputs)) this.#names.set(v, name)
@@ -152,6 +162,11 @@ class Emission implements Writing {
   value(v: Value): void {
     if (this.#names.has(v)) return
     const read = this.read(v)
+    const sizes = v.shape.filter((d) => typeof d === "number")
+    if (v.op !== "Input" && sizes.length === v.shape.length && read.every((x) => this.#fixed.has(x))) {
+      this.#fixed.add(v)
+      if (read.length) this.fixedBytes += byteLength({ dtype: v.dtype, shape: sizes })
+    }
     const ins = read.map((x) => this.#use(this.#names.get(x)!))
     if (is(v, "Reshape") && !this.#reserved.has(v) && String(v.shape) === String(read[0]!.shape)) {
       this.#names.set(v, ins[0]!)
@@ -161,7 +176,10 @@ class Emission implements Writing {
     const out = this.#reserved.get(v) ?? this.unique(wanted)
     this.#names.set(v, out)
     const rule = rules[v.op] as Rule<Op>
-    rule.lower(this, v, ins, out)
+    const made = rule.lower(this, v, ins, out)
+    if (made === out) return
+    if (this.#reserved.has(v)) this.node("Identity", [made], out)
+    else this.#names.set(v, made)
   }
 
   /** The name `v` is put out under: its own, or `name` by one more node, also where `v` is a weight. */
@@ -191,19 +209,19 @@ class Emission implements Writing {
     ins: readonly string[],
     out: string,
     attrs: Record<string, Attribute>,
-  ): void {
-    let known = this.#shared.get(`${op}:${key}`)
-    // Not a second such node: onnxruntime fails to merge two that differ in which optional outputs they have.
-    if (known?.filled.has(index)) return void this.node("Identity", [known.node.outputs[index]!], out)
+  ): string {
+    const known = this.#shared.get(`${op}:${key}`)
+    const { outputs, filled } = known ?? { outputs: [this.unique(`${out}:0`)], filled: new Set<number>() }
     if (!known) {
-      known = { node: { op, inputs: ins, outputs: [this.unique(`${out}:0`)], attrs }, filled: new Set() }
-      this.#shared.set(`${op}:${key}`, known)
-      this.nodes.push(known.node)
+      this.#shared.set(`${op}:${key}`, { outputs, filled })
+      this.nodes.push({ op, inputs: ins, outputs, attrs })
     }
-    const { outputs } = known.node
+    // Not a second such node: onnxruntime fails to merge two that differ in which optional outputs they have.
+    if (filled.has(index)) return outputs[index]!
     while (outputs.length <= index) outputs.push("")
     outputs[index] = out
-    known.filled.add(index)
+    filled.add(index)
+    return out
   }
 
   ints(values: readonly number[]): string {
@@ -225,14 +243,13 @@ class Emission implements Writing {
     )
   }
 
-  initializer(name: string, tensor: Tensor | StoredTensor): void {
-    if ("data" in tensor) {
-      this.initializers.set(name, tensor)
-      return
-    }
+  initializer(name: string, tensor: Tensor | StoredTensor): string {
     const { locate } = this.#options
-    if (!locate) fail("E_INPUT", `the weight "${name}" lies in ${tensor.file}, and no location was given for it`)
-    this.initializers.set(name, { ...tensor, file: locate(tensor.file) })
+    const file = "data" in tensor ? undefined : tensor.file
+    if (file !== undefined && !locate)
+      fail("E_INPUT", `the weight "${name}" lies in ${file}, and no location was given for it`)
+    this.initializers.set(name, "data" in tensor ? tensor : { ...tensor, file: locate!(tensor.file) })
+    return name
   }
 
   /** A symbolic dimension as int64 [1]: the product of its symbols, each read from the shape of an input. */

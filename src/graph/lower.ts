@@ -5,8 +5,8 @@ import { float32, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { product, type Dim, type Shape } from "./dims.ts"
 import { is, type Op, type Value } from "./value.ts"
 
-/** How one op is written: nodes made with `w`; the name of the result is `out`. */
-type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => unknown
+/** How one op is written: nodes made with `w`. Returns the name of the result: `out`, or one that has it already. */
+type Lowering<O extends Op> = (w: Writing, v: Value<O>, ins: readonly string[], out: string) => string
 export interface Rule<O extends Op> {
   readonly lower: Lowering<O>
   /** The result has the bytes of its first input. */
@@ -19,6 +19,8 @@ export interface Rule<O extends Op> {
 export interface Writing {
   /** Values that are fed: what they were made of is not written. */
   readonly stop: ReadonlySet<Value>
+  /** May nodes be written that only onnxruntime's CPU provider is sure to have? */
+  readonly fused: boolean
   /** The value whose bytes `v` has. */
   root(v: Value): Value
   /** The values that the names given to a rule are of. */
@@ -29,7 +31,7 @@ export interface Writing {
   node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
   /** Is `op` of `x` part of the graph too? */
   has(op: Op, x: Value): boolean
-  /** Output number `index` of the node that all ops of one `key` share. */
+  /** Output number `index` of the node that all ops of one `key` share, and its name. */
   shared(
     key: string,
     index: number,
@@ -37,13 +39,14 @@ export interface Writing {
     ins: readonly string[],
     out: string,
     attrs: Record<string, Attribute>,
-  ): void
+  ): string
   ints(values: readonly number[]): string
   /** What `write` gives the name it is told, written once for each key. */
-  once(key: string, write: (out: string) => void): string
+  once(key: string, write: (out: string) => unknown): string
   /** An int64 vector of dimensions, computed from the inputs' shapes where they are names. */
   dims(shape: Shape, like?: Shape): string
-  initializer(name: string, tensor: Tensor | StoredTensor): void
+  /** Returns `name`. */
+  initializer(name: string, tensor: Tensor | StoredTensor): string
 }
 
 const plain =
@@ -55,7 +58,7 @@ const norm =
   (index: number): Lowering<"LayerNorm" | "LayerNormMean" | "LayerNormInvStd"> =>
   (w, v, ins, out) => {
     const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
-    w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
+    return w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
   }
 
 /** (1 + erf(x / sqrt 2)) / 2, once for each x; HardSigmoid(y) = max(0, min(1, y / 2 + 1 / 2)) */
@@ -85,19 +88,60 @@ function rowSum(
   [rows, n]: [Dim, number],
   x: string,
   out: string,
-): void {
+): string {
   const ones = w.once(`ones_${rows}`, (name) => {
     const one = w.once("one", (scalar) => w.initializer(scalar, float32([], [1])))
     w.node("Expand", [one, w.dims([1, rows])], name)
   })
   const matrix = of!.shape.length === 2 ? x : w.node("Reshape", [x, w.ints([-1, n])], w.unique(`${out}:rows`))
   const sum = w.node("MatMul", [ones, matrix], w.unique(`${out}:sum`))
-  w.node("Reshape", [sum, w.dims(shape)], out)
+  return w.node("Reshape", [sum, w.dims(shape)], out)
 }
 
 /** What a matrix is the transpose of, or itself. */
 const stored = (x: Value, { stop }: Writing): Value =>
   is(x, "Transpose") && x.attrs.perm[0] === 1 && !stop.has(x) ? x.inputs[0]! : x
+
+/** A factor of a MatMul as the node reads it: `of`, permuted first, times `scale`. */
+interface Factor {
+  readonly of: Value
+  readonly turned: boolean
+  readonly perm: readonly number[] | undefined
+  readonly scale: number
+}
+
+/**
+ * onnxruntime's own node reads a factor transposed or times a number for nothing; the standard's reads it as it is, so
+ * that a transpose of a transpose is one node before it.
+ */
+function factor(x: Value, turned: boolean, { fused, stop }: Writing): Factor {
+  if (!fused) {
+    if (!turned) return { of: x, turned, perm: undefined, scale: 1 }
+    const n = x.shape.length
+    const swap = [...Array(n - 2).keys(), n - 1, n - 2]
+    return is(x, "Transpose") && !stop.has(x)
+      ? { of: x.inputs[0]!, turned: false, perm: swap.map((axis) => x.attrs.perm[axis]!), scale: 1 }
+      : { of: x, turned: false, perm: swap, scale: 1 }
+  }
+  let [of, scale] = [x, 1]
+  while (is(of, "Mul") && !stop.has(of)) {
+    const numbers = of.inputs.map(numberOf)
+    const at = numbers.findIndex((number) => number !== undefined)
+    if (at < 0 || of.inputs[1 - at]!.shape.length !== of.shape.length) break
+    scale *= numbers[at]!
+    of = of.inputs[1 - at]!
+  }
+  return { of, turned, perm: undefined, scale }
+}
+
+/** The value of a scalar constant. */
+const numberOf = (x: Value): number | undefined =>
+  is(x, "Constant") && !x.shape.length && x.dtype === "float32" ? Number(x.attrs.tensor.data[0]) : undefined
+
+const factors = ({ inputs: [a, b], attrs: { transA, transB } }: Value<"MatMul">, w: Writing): [Factor, Factor] => [
+  factor(a!, transA, w),
+  factor(b!, transB, w),
+]
 
 const CONTRIB = "com.microsoft"
 
@@ -117,7 +161,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   Log: { lower: plain("Log") },
   Sqrt: { lower: plain("Sqrt") },
   Erf: { lower: plain("Erf") },
-  NormalCdf: { lower: (w, _, [x], out) => w.node("Identity", [normalCdf(w, x!)], out) },
+  NormalCdf: { lower: (w, _, [x]) => normalCdf(w, x!) },
   Tanh: { lower: plain("Tanh") },
   Sigmoid: { lower: plain("Sigmoid") },
   Relu: { lower: plain("Relu") },
@@ -135,7 +179,19 @@ export const rules: { [O in Op]: Rule<O> } = {
   LayerNorm: { lower: norm(0) },
   LayerNormMean: { lower: norm(1) },
   LayerNormInvStd: { lower: norm(2) },
-  MatMul: { lower: plain("MatMul") },
+  MatMul: {
+    reads: (v, w) => factors(v, w).map((x) => x.of),
+    lower: (w, v, ins, out) => {
+      const [a, b] = factors(v, w)
+      const alpha = a.scale * b.scale
+      const [x, y] = [a, b].map(({ perm }, i) =>
+        perm ? w.node("Transpose", [ins[i]!], w.unique(`${out}:${"ab"[i]}`), { perm }) : ins[i]!,
+      ) as [string, string]
+      if (alpha === 1 && !a.turned && !b.turned) return w.node("MatMul", [x, y], out)
+      const flags = { ...(a.turned && { transA: 1 }), ...(b.turned && { transB: 1 }) }
+      return w.node("FusedMatMul", [x, y], out, { ...flags, alpha: { float: alpha } }, CONTRIB)
+    },
+  },
   // A matrix that is itself a transpose is read as it is stored: of a weight, a Transpose would be folded into a private
   // copy when the session is made.
   Gemm: {
@@ -144,7 +200,7 @@ export const rules: { [O in Op]: Rule<O> } = {
       const read = w.read(v)
       const turned = (i: 0 | 1): boolean => read[i] !== v.inputs[i]
       const [transA, transB] = [v.attrs.transA !== turned(0), v.attrs.transB !== turned(1)]
-      w.node("Gemm", ins, out, { ...(transA && { transA: 1 }), ...(transB && { transB: 1 }) })
+      return w.node("Gemm", ins, out, { ...(transA && { transA: 1 }), ...(transB && { transB: 1 }) })
     },
   },
   Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
@@ -196,8 +252,8 @@ export const rules: { [O in Op]: Rule<O> } = {
     lower: (w, v, [x], out) => {
       const { axes, keepdims } = v.attrs
       const sizes = summed(v)
-      if (sizes) rowSum(w, v, sizes, x!, out)
-      else w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) })
+      if (sizes) return rowSum(w, v, sizes, x!, out)
+      return w.node("ReduceSum", [x!, w.ints(axes)], out, { keepdims: Number(keepdims) })
     },
   },
   ReduceMean: {
@@ -220,7 +276,10 @@ export const rules: { [O in Op]: Rule<O> } = {
         }
         return { graph: { nodes: [{ op: "Identity", inputs: [from], outputs: [output.name], attrs: {} }], output } }
       }
-      w.node("If", [fed], out, { then_branch: branch(replacement!, "then"), else_branch: branch(computed!, "else") })
+      return w.node("If", [fed], out, {
+        then_branch: branch(replacement!, "then"),
+        else_branch: branch(computed!, "else"),
+      })
     },
   },
   Cast: { lower: (w, v, ins, out) => w.node("Cast", ins, out, { to: dataType(v.attrs.to) }) },

@@ -84,10 +84,11 @@ const rules: { [O in Op]: Rule<O> } = {
   LayerNormInvStd: rowwise,
   LayerNormMean: rowwise,
   MatMul: {
-    inputs: ({ inputs: [a, b], shape }, cut) => {
+    inputs: ({ attrs: { transA, transB }, inputs: [a, b], shape }, cut) => {
       const fromEnd = cut.axis - shape.length
-      const of = (x: Value) => along(x, fromEnd + x.shape.length, cut)
-      return fromEnd === -2 ? [of(a!), undefined] : fromEnd === -1 ? [undefined, of(b!)] : [of(a!), of(b!)]
+      const of = (x: Value, turned = false) => along(x, (turned ? -3 - fromEnd : fromEnd) + x.shape.length, cut)
+      if (fromEnd === -2) return [of(a!, transA), undefined]
+      return fromEnd === -1 ? [undefined, of(b!, transB)] : [of(a!), of(b!)]
     },
   },
   // The columns are a weight's rows, which are read as they are stored.

@@ -2,7 +2,7 @@
 import { fail } from "../errors.ts"
 import { float32, show, type DType, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
 import { broadcast, product, type Dim, type Shape } from "./dims.ts"
-import { is, Value } from "./value.ts"
+import { is, Value, type Turned } from "./value.ts"
 
 export const input = (name: string, shape: Shape, dtype: DType = "float32"): Value =>
   new Value("Input", [], { name }, shape, dtype)
@@ -58,14 +58,16 @@ function normInputs(x: Value, w: Value, b: Value): Value[] {
   return [x, w, b]
 }
 
-/** Batched matrix product with broadcasting, as numpy's. */
-export function matmul(a: Value, b: Value): Value {
-  const [m, k] = a.shape.slice(-2)
-  const [k2, n] = b.shape.slice(-2)
+/** Batched matrix product with broadcasting, as numpy's, of `a` and `b` or, by the flags, of their last two axes swapped. */
+export function matmul(a: Value, b: Value, { transA = false, transB = false }: Partial<Turned> = {}): Value {
+  const [m, k] = matrix(a, transA)
+  const [k2, n] = matrix(b, transB)
   if (m === undefined || n === undefined || k !== k2) return mismatch("matmul", a, b)
   const batch = broadcast(a.shape.slice(0, -2), b.shape.slice(0, -2)) ?? mismatch("matmul", a, b)
-  return new Value("MatMul", [a, b], {}, [...batch, m, n])
+  return new Value("MatMul", [a, b], { transA, transB }, [...batch, m, n])
 }
+
+const matrix = ({ shape }: Value, turned: boolean): Shape => (turned ? shape.slice(-2).reverse() : shape.slice(-2))
 
 /** x [..., in] times a weight [out, in], plus b [out]: [..., out], as one Gemm over all leading axes. */
 export function linear(x: Value, w: Value, b?: Value): Value {
@@ -81,11 +83,11 @@ export function linear(x: Value, w: Value, b?: Value): Value {
 export function gemm(
   a: Value,
   b: Value,
-  { transA = false, transB = false, c }: { transA?: boolean; transB?: boolean; c?: Value } = {},
+  { transA = false, transB = false, c }: Partial<Turned> & { c?: Value } = {},
 ): Value {
   if (a.shape.length !== 2 || b.shape.length !== 2) return mismatch("gemm", a, b)
-  const [m, k] = transA ? a.shape.toReversed() : a.shape
-  const [k2, n] = transB ? b.shape.toReversed() : b.shape
+  const [m, k] = matrix(a, transA)
+  const [k2, n] = matrix(b, transB)
   if (k !== k2) return mismatch("gemm", a, b)
   if (c && !same(broadcast(c.shape, [m!, n!]) ?? [], [m!, n!])) mismatch("gemm", a, c)
   return new Value("Gemm", c ? [a, b, c] : [a, b], { transA, transB }, [m!, n!])

@@ -2,6 +2,12 @@
 import type { DType, StoredTensor, Tensor } from "../tensor/tensor.ts"
 import type { Dim, Shape } from "./dims.ts"
 
+/** Which factors of a product are read with their last two axes swapped. */
+export interface Turned {
+  readonly transA: boolean
+  readonly transB: boolean
+}
+
 /** What each op carries besides its inputs. The keys of this table are the ops there are. */
 export interface Attrs {
   /** Fed when the graph runs. */
@@ -35,9 +41,10 @@ export interface Attrs {
   LayerNormInvStd: { readonly eps: number }
   /** The mean over the last axis, the second output of that node */
   LayerNormMean: { readonly eps: number }
-  MatMul: {}
-  /** op(a) op(b) + c of matrices, op a transpose where its flag says so; x W^T + b of a weight stored as PyTorch does */
-  Gemm: { readonly transA: boolean; readonly transB: boolean }
+  /** op(a) op(b) of the last two axes, op a transpose where its flag says so */
+  MatMul: Turned
+  /** op(a) op(b) + c of matrices; x W^T + b of a weight stored as PyTorch does */
+  Gemm: Turned
   Transpose: { readonly perm: readonly number[] }
   Reshape: { readonly shape: Shape }
   Expand: { readonly shape: Shape }

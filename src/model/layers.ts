@@ -84,11 +84,12 @@ export function attention(s: Scope, cfg: StackConfig, from: AttentionInput, mask
     return s.hook(`hook_${which}`, normed) // [b, T, h, e]
   }
   const [q, k, v] = [project("q"), project("k"), project("v")]
-  const scaled = mul(matmul(transpose(q, [0, 2, 1, 3]), transpose(k, [0, 2, 3, 1])), scalar(1 / Math.sqrt(e)))
+  const [queries, keys, values] = [q, k, v].map((x) => transpose(x, [0, 2, 1, 3])) as [Value, Value, Value]
+  const scaled = matmul(mul(queries, scalar(1 / Math.sqrt(e))), keys, { transB: true })
   const scores = s.hook("hook_attn_scores", mask ? add(scaled, mask) : scaled)
   const pattern = s.hook("hook_pattern", softmax(scores)) // [b, h, query, key]
   const kept = s.drop("drop_pattern", pattern, cfg.drop?.attention, "element")
-  const z = s.hook("hook_z", transpose(matmul(kept, transpose(v, [0, 2, 1, 3])), [0, 2, 1, 3])) // [b, T, h, e]
+  const z = s.hook("hook_z", transpose(matmul(kept, values), [0, 2, 1, 3])) // [b, T, h, e]
   return s.drop("drop_out", attentionOut(s, cfg, z), cfg.drop?.proj, "element")
 }
 
@@ -127,8 +128,8 @@ function apart(z: Value, { nHeads: h, dHead: e }: StackConfig): Value {
 
 /** Each head's own stream [b, T, h, d] through its rows of a weight [h * e, d]: [b, T, h, e]. */
 function headwise(x: Value, w: Value, bias: Value | undefined, { nHeads: h, dHead: e, dModel: d }: StackConfig): Value {
-  const perHead = transpose(reshape(w, [h, e, d]), [0, 2, 1]) // [h, d, e]
-  const y = transpose(matmul(transpose(x, [0, 2, 1, 3]), perHead), [0, 2, 1, 3])
+  const product = matmul(transpose(x, [0, 2, 1, 3]), reshape(w, [h, e, d]), { transB: true }) // [b, h, T, e]
+  const y = transpose(product, [0, 2, 1, 3])
   return bias ? add(y, reshape(bias, [h, e])) : y
 }
 

@@ -51,6 +51,6 @@ export function build(cfg: ModelConfig, weights?: Weights, requests?: Requests, 
 
 /** exp(scale) * image . text + bias */
 function similarity(s: Scope, { logitBias }: { logitBias: boolean }, images: Value, texts: Value): Value {
-  const scaled = mul(matmul(images, transpose(texts, [1, 0])), exp(reshape(s.param("logit_scale", [1]), [])))
+  const scaled = mul(matmul(images, texts, { transB: true }), exp(reshape(s.param("logit_scale", [1]), [])))
   return logitBias ? add(scaled, reshape(s.param("logit_bias", [1]), [])) : scaled
 }

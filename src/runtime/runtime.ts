@@ -33,6 +33,9 @@ const MEMORY_BUDGET = 2 ** 30
 // Measured on a ViT-B/16 whose weights stay in their file: a session's nodes and arena.
 const SESSION_BYTES = 10 * 2 ** 20
 
+/** What is made of weights alone is computed once, by onnxruntime's optimizers, where it is more than this. */
+const FIXED_BYTES = 2 ** 20
+
 /** A model whose weights may lie in files. */
 interface Part extends Emitted {
   /** The folder, with a trailing slash, that all of them lie in; "" for none. */
@@ -56,6 +59,7 @@ export class Runtime {
   readonly #ort: OrtModule
   readonly #options: RuntimeOptions
   readonly #kept = new Map<string, Kept>()
+  readonly #onCpu: boolean
   readonly #inPlace: InPlace | undefined
   #providers: readonly string[][] | undefined
   #made = 0
@@ -64,8 +68,8 @@ export class Runtime {
     this.#ort = ort
     this.#options = options
     const { allocate, device = "cpu", memoryBudget = MEMORY_BUDGET } = options
-    const onCpu = device === "cpu" || (device === "auto" && providers(ort, device).length === 1)
-    if (allocate && onCpu) this.#inPlace = new InPlace(allocate, memoryBudget)
+    this.#onCpu = device === "cpu" || (device === "auto" && providers(ort, device).length === 1)
+    if (allocate && this.#onCpu) this.#inPlace = new InPlace(allocate, memoryBudget)
   }
 
   /** Threads inside one operator, where it was said how many. */
@@ -83,7 +87,7 @@ export class Runtime {
    * Errors: E_INPUT for a feed whose dtype or shape is not the input's, before anything runs.
    */
   async compile<O extends string>(inputs: Values, outputs: Readonly<Record<O, Value>>): Promise<Compiled<O>> {
-    const part = located(inputs, outputs, this.#writer !== undefined)
+    const part = located(inputs, outputs, { stops: this.#writer !== undefined, fused: this.#onCpu })
     // Where all outputs are fed there is nothing to compute, and onnxruntime refuses a graph without nodes.
     if ([...part.outputs.values()].some((o) => !o.fed)) await this.#with(part, async () => {})
     return (feeds) => this.#run(part, inputs, feeds)
@@ -157,14 +161,15 @@ export class Runtime {
     }
   }
 
-  #session({ bytes, folder, key }: Part): Kept {
+  #session(part: Part): Kept {
+    const { bytes, folder, key } = part
     const known = this.#kept.get(key)
     this.#kept.delete(key)
     if (known && sameBytes(known.bytes, bytes)) {
       this.#kept.set(key, known)
       return known
     }
-    const session = this.#create(bytes, folder)
+    const session = this.#create(part)
     const kept: Kept = { bytes, folder, session, cost: SESSION_BYTES + bytes.length, running: 0 }
     this.#kept.set(key, kept)
     session.catch(() => this.#kept.delete(key))
@@ -172,7 +177,8 @@ export class Runtime {
   }
 
   /** `candidates` are tried in turn; what works is what later sessions start with. */
-  async #create(bytes: Uint8Array, folder: string, candidates?: readonly string[][]): Promise<OrtSession> {
+  async #create(part: Part, candidates?: readonly string[][]): Promise<OrtSession> {
+    const { bytes, folder, fixedBytes } = part
     const { prepack, threads, session, device = "cpu" } = this.#options
     const tried = candidates ?? this.#providers ?? providers(this.#ort, device)
     try {
@@ -180,6 +186,8 @@ export class Runtime {
         executionProviders: tried[0],
         // The plan of a first run is a second arena for all later ones: as much memory again and no time won.
         enableMemPattern: false,
+        // What onnxruntime would fuse is written fused: its search takes half of a session's making and finds nothing.
+        ...(this.#onCpu && fixedBytes <= FIXED_BYTES && { graphOptimizationLevel: "disabled" }),
         logSeverityLevel: 4, // what goes wrong is in the error, once
         ...(threads !== undefined && { intraOpNumThreads: threads }),
         ...session,
@@ -196,7 +204,7 @@ export class Runtime {
       this.#providers = tried
       return made
     } catch (cause) {
-      return tried.length > 1 ? this.#create(bytes, folder, tried.slice(1)) : noSession(device, cause)
+      return tried.length > 1 ? this.#create(part, tried.slice(1)) : noSession(device, cause)
     }
   }
 
@@ -272,11 +280,11 @@ function fromOrt(t: OrtTensor, shape: readonly number[]): Tensor {
   return tensor(dtype, shape, t.data as never)
 }
 
-function located(inputs: Values, outputs: Values, stops: boolean): Part {
+function located(inputs: Values, outputs: Values, { stops, fused }: { stops: boolean; fused: boolean }): Part {
   const folders = new Set<string>()
-  const before = stops ? { sequence: UNREAD } : {}
+  const how = { fused, ...(stops && { sequence: UNREAD }) }
   const emitted = emit(inputs, outputs, {
-    ...before,
+    ...how,
     locate: (file) => {
       const name = file.lastIndexOf("/") + 1
       folders.add(file.slice(0, name))
@@ -285,7 +293,7 @@ function located(inputs: Values, outputs: Values, stops: boolean): Part {
   })
   const [first = "", ...rest] = folders
   const folder = shared(first, rest)
-  const part = rest.length ? emit(inputs, outputs, { ...before, locate: (file) => file.slice(folder.length) }) : emitted
+  const part = rest.length ? emit(inputs, outputs, { ...how, locate: (file) => file.slice(folder.length) }) : emitted
   return { ...part, folder, stops, key: `${hash(part.bytes)}:${folder}` }
 }
 

@@ -51,10 +51,9 @@ const TABLE: { readonly [O in Op]: Evaluate<O> } = {
   LayerNorm: ([x, w, c], { eps }) => loops.layerNorm(x!, w!, c!, eps),
   LayerNormMean: ([x]) => rowMeans(x!),
   LayerNormInvStd: ([x], { eps }) => loops.invStd(x!, eps),
-  MatMul: ([x, y]) => loops.matmul(x!, y!),
+  MatMul: ([x, y], { transA, transB }) => loops.matmul(loops.turned(x!, transA), loops.turned(y!, transB)),
   Gemm: ([x, y, c], { transA, transB }) => {
-    const turned = (m: Numbers, turn: boolean) => (turn ? loops.transpose(m, [1, 0]) : m)
-    const product = loops.matmul(turned(x!, transA), turned(y!, transB))
+    const product = loops.matmul(loops.turned(x!, transA), loops.turned(y!, transB))
     return c ? loops.binary((p, q) => p + q)(product, c) : product
   },
   Transpose: ([x], { perm }) => loops.transpose(x!, perm),

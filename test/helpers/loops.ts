@@ -160,3 +160,7 @@ export const argMax = (a: Numbers): Numbers =>
     const values = row(a, [...i, 0])
     return values.indexOf(Math.max(...values))
   })
+
+/** With the last two axes swapped, if so. */
+export const turned = (a: Numbers, turn: boolean): Numbers =>
+  turn ? transpose(a, [...a.shape.keys()].slice(0, -2).concat(a.shape.length - 1, a.shape.length - 2)) : a

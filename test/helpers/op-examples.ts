@@ -6,6 +6,13 @@ import { float32, int64, type DType, type Tensor } from "../../src/tensor/tensor
 import * as loops from "./loops.ts"
 import type { Numbers } from "./loops.ts"
 
+const matmul = (a: Value, b: Value): Value => ops.matmul(a, b)
+const TURNS = [
+  [false, true],
+  [true, false],
+  [true, true],
+] as const
+
 /** What is fed: a shape, where "b" is as many as a run has; numbers are drawn from -2 to 2, or as `draw` says. */
 export interface Feed {
   readonly shape: Shape
@@ -157,10 +164,26 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
     },
   ],
   MatMul: [
-    { feeds: [f("b", 3, 4), f(4, 2)], graph: ops.matmul, loops: loops.matmul },
-    { feeds: [f("b", 2, 3, 4), f("b", 1, 4, 5)], graph: ops.matmul, loops: loops.matmul },
+    { feeds: [f("b", 3, 4), f(4, 2)], graph: matmul, loops: loops.matmul },
+    { feeds: [f("b", 2, 3, 4), f("b", 1, 4, 5)], graph: matmul, loops: loops.matmul },
     // onnxruntime repeats no matrix for an empty batch of vectors.
-    { feeds: [f(2, 3, 4), f("b", 1, 4, 1)], graph: ops.matmul, loops: loops.matmul, nonEmpty: true },
+    { feeds: [f(2, 3, 4), f("b", 1, 4, 1)], graph: matmul, loops: loops.matmul, nonEmpty: true },
+    ...TURNS.map(([transA, transB]): Example => ({
+      feeds: [transA ? f("b", 2, 4, 3) : f("b", 2, 3, 4), transB ? f("b", 1, 5, 4) : f("b", 1, 4, 5)],
+      graph: (x, m) => ops.matmul(x, m, { transA, transB }),
+      loops: (x, m) => loops.matmul(loops.turned(x, transA), loops.turned(m, transB)),
+    })),
+    {
+      feeds: [f("b", 3, 2, 4), f("b", 2, 5, 4)],
+      graph: (x, m) =>
+        ops.matmul(
+          ops.mul(ops.mul(ops.scalar(2), ops.transpose(x, [0, 2, 1, 3])), ops.scalar(0.75)),
+          ops.mul(m, ops.scalar(-1)),
+          { transB: true },
+        ),
+      loops: (x, m) =>
+        loops.unary((v) => v * -1.5)(loops.matmul(loops.transpose(x, [0, 2, 1, 3]), loops.turned(m, true))),
+    },
   ],
   Gemm: [
     {
@@ -173,17 +196,11 @@ export const EXAMPLES: { readonly [O in Op]: readonly Example[] } = {
       graph: (x, m) => ops.linear(x, ops.transpose(m, [1, 0])),
       loops: loops.matmul,
     },
-    ...[
-      [false, true],
-      [true, false],
-      [true, true],
-    ].map(([transA, transB]): Example => ({
+    ...TURNS.map(([transA, transB]): Example => ({
       feeds: [transA ? f(4, "b") : f("b", 4), transB ? f(5, 4) : f(4, 5), f(5)],
-      graph: (x, m, c) => ops.gemm(x, m, { transA: transA!, transB: transB!, c }),
-      loops: (x, m, c) => {
-        const turned = (a: Numbers, turn: boolean) => (turn ? loops.transpose(a, [1, 0]) : a)
-        return loops.binary((a, b) => a + b)(loops.matmul(turned(x, transA!), turned(m, transB!)), c)
-      },
+      graph: (x, m, c) => ops.gemm(x, m, { transA, transB, c }),
+      loops: (x, m, c) =>
+        loops.binary((a, b) => a + b)(loops.matmul(loops.turned(x, transA), loops.turned(m, transB)), c),
     })),
   ],
   Transpose: [
