@@ -168,10 +168,6 @@ class Emission implements Writing {
       if (read.length) this.fixedBytes += byteLength({ dtype: v.dtype, shape: sizes })
     }
     const ins = read.map((x) => this.#use(this.#names.get(x)!))
-    if (is(v, "Reshape") && !this.#reserved.has(v) && String(v.shape) === String(read[0]!.shape)) {
-      this.#names.set(v, ins[0]!)
-      return
-    }
     const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
     const out = this.#reserved.get(v) ?? this.unique(wanted)
     this.#names.set(v, out)

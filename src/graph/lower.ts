@@ -143,6 +143,14 @@ const factors = ({ inputs: [a, b], attrs: { transA, transB } }: Value<"MatMul">,
   factor(b!, transB, w),
 ]
 
+/** The weight whose bytes a Reshape has, in its shape. */
+function reshapedWeight(v: Value<"Reshape">, w: Writing) {
+  const root = w.root(v.inputs[0]!)
+  const shape = v.shape.filter((d) => typeof d === "number")
+  if (!is(root, "Param") || w.stop.has(root) || !root.attrs.tensor || shape.length !== v.shape.length) return undefined
+  return { name: root.attrs.name, tensor: { ...root.attrs.tensor, shape } }
+}
+
 const CONTRIB = "com.microsoft"
 
 export const rules: { [O in Op]: Rule<O> } = {
@@ -206,9 +214,14 @@ export const rules: { [O in Op]: Rule<O> } = {
   Transpose: { lower: (w, v, ins, out) => w.node("Transpose", ins, out, { perm: v.attrs.perm }) },
   Reshape: {
     view: true,
-    // A reshape of reshapes is one, of what the first of them reads.
-    reads: ({ inputs: [x] }, w) => [w.root(x!)],
-    lower: (w, v, [x], out) => w.node("Reshape", [x!, w.dims(v.shape, w.read(v)[0]!.shape)], out),
+    // A reshape of reshapes is one, of what the first of them reads; of a weight it is that weight's bytes once more.
+    reads: (v, w) => (reshapedWeight(v, w) ? [] : [w.root(v.inputs[0]!)]),
+    lower: (w, v, [x], out) => {
+      const weight = reshapedWeight(v, w)
+      if (weight) return w.initializer(w.unique(weight.name), weight.tensor)
+      const { shape } = w.read(v)[0]!
+      return String(shape) === String(v.shape) ? x! : w.node("Reshape", [x!, w.dims(v.shape, shape)], out)
+    },
   },
   Expand: { lower: (w, v, [x], out) => w.node("Expand", [x!, w.dims(v.shape)], out) },
   Concat: { lower: (w, v, ins, out) => w.node("Concat", ins, out, { axis: v.attrs.axis }) },

@@ -36,7 +36,7 @@ export const gelu = (x: Value, approximate: "none" | "tanh" = "none"): Value =>
   approximate === "tanh" && !x.shape.length
     ? reshape(gelu(reshape(x, [1]), approximate), [])
     : new Value("Gelu", [x], { approximate }, x.shape)
-export const quickGelu = (x: Value): Value => new Value("QuickGelu", [x], { alpha: 1.702 }, x.shape)
+export const quickGelu = (x: Value, alpha = 1.702): Value => new Value("QuickGelu", [x], { alpha }, x.shape)
 /** Over the last axis. */
 export const softmax = (x: Value): Value => new Value("Softmax", [alongLast("softmax", x)], {}, x.shape)
 export const logSoftmax = (x: Value): Value => new Value("LogSoftmax", [alongLast("logSoftmax", x)], {}, x.shape)

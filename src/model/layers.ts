@@ -20,7 +20,6 @@ import {
   relu,
   reshape,
   scalar,
-  sigmoid,
   softmax,
   sqrt,
   sub,
@@ -37,10 +36,10 @@ import type { Scope } from "./scope.ts"
 export const activations: { readonly [A in Activation]: (x: Value) => Value } = {
   gelu: (x) => gelu(x),
   gelu_tanh: (x) => gelu(x, "tanh"),
-  quick_gelu: quickGelu,
+  quick_gelu: (x) => quickGelu(x),
   relu,
   leaky_relu: (x) => sub(relu(x), mul(relu(neg(x)), scalar(0.01))), // torch's slope
-  silu: (x) => mul(x, sigmoid(x)),
+  silu: (x) => quickGelu(x, 1),
   tanh,
   linear: (x) => x,
 }
