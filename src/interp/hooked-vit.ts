@@ -71,18 +71,21 @@ export class HookedViT {
   readonly config: ModelConfig
   readonly weights: Weights
   readonly runtime: Runtime
-  /** Every hook, in the order in which the model makes them. */
-  readonly hooks: ReadonlyMap<string, HookInfo>
   /** Reads a weight that lies in a file. */
   readonly read: (stored: StoredTensor) => Promise<Tensor>
   readonly #compiled = new Map<string, Promise<Compiled>>()
+  #hooks: ReadonlyMap<string, HookInfo> | undefined
 
   constructor({ config, weights, runtime, read }: HookedViTParts) {
     this.config = config
     this.weights = weights
     this.runtime = runtime
-    this.hooks = listHooks(config)
     this.read = read ?? ((stored) => fail("E_INPUT", `no reader was given for weights in files (${stored.file})`))
+  }
+
+  /** Every hook, in the order in which the model makes them. */
+  get hooks(): ReadonlyMap<string, HookInfo> {
+    return (this.#hooks ??= listHooks(this.config))
   }
 
   /** Names of what `run` returns, in the library's words. */
