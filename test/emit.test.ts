@@ -84,11 +84,20 @@ describe("a graph cut", () => {
       y: ops.linear(x, turned),
       both: ops.gemm(ops.transpose(x, [1, 0]), turned, { transA: true, transB: true }),
     }
-    expect(made({ x }, y).nodes.map((n) => n.op)).toEqual(["Gemm", "Gemm"])
+    // The two are one product of what is stored.
+    expect(made({ x }, y).nodes.map((n) => n.op)).toEqual(["Gemm"])
     expect(await run({ x }, y, { x: one })).toEqual({ y: "1 1 | 39", both: "1 1 | 39" })
     expect(await run({ x, turned }, y, { x: one, turned: float32([1, 2], [1, 0]) })).toMatchObject({ y: "1 1 | 5" })
     const still = ops.transpose(ops.param("s", [1, 2], float32([1, 2], [3, 4])), [0, 1])
     expect(await run({ x }, { y: ops.linear(x, still) }, { x: one })).toEqual({ y: "1 1 | 39" })
+  })
+
+  it("computes once what is written twice, under each name that an output needs", async () => {
+    const twice = { y: ops.add(ops.exp(x), ops.exp(x)), z: ops.exp(x) }
+    expect(made({ x }, twice).nodes.map((n) => n.op)).toEqual(["Exp", "Add"])
+    const named = readModel(emit({ x }, { ...twice, again: ops.exp(x) }, { named: true }).bytes)
+    expect(named.nodes.map((n) => n.op).sort()).toEqual(["Add", "Exp", "Identity", "Identity"])
+    expect([...named.outputs.keys()]).toEqual(["y", "z", "again"])
   })
 
   it("makes one node of a norm and its scale, and of two equal norms", () => {

@@ -108,6 +108,7 @@ class Emission implements Writing {
   readonly #reserved = new Map<Value, string>()
   readonly #taken: Set<string>
   readonly #copies = new Map<string, number>()
+  readonly #nodes = new Map<string, string>()
   readonly #shared = new Map<string, { readonly outputs: string[]; readonly filled: Set<number> }>()
   readonly #constants = new Map<string, string>()
   readonly #asked = new Map<Op, Set<Value>>()
@@ -174,7 +175,7 @@ class Emission implements Writing {
     const rule = rules[v.op] as Rule<Op>
     const made = rule.lower(this, v, ins, out)
     if (made === out) return
-    if (this.#reserved.has(v)) this.node("Identity", [made], out)
+    if (this.#reserved.has(v)) this.#copy(made, out)
     else this.#names.set(v, made)
   }
 
@@ -183,7 +184,12 @@ class Emission implements Writing {
     const own = this.#use(this.#names.get(v)!)
     if (own === name || (name === undefined && !this.initializers.has(own))) return own
     const out = this.unique(name ?? `${own}:out`)
-    this.node("Identity", [own], out)
+    return this.#copy(own, out)
+  }
+
+  /** Another name for a result, which an output may need. */
+  #copy(from: string, out: string): string {
+    this.nodes.push({ op: "Identity", inputs: [from], outputs: [out], attrs: {} })
     return out
   }
 
@@ -194,6 +200,10 @@ class Emission implements Writing {
     attrs: Record<string, Attribute> = {},
     domain?: string,
   ): string {
+    const key = `${op}(${ins.join()})${JSON.stringify(attrs)}`
+    const known = this.#nodes.get(key)
+    if (known !== undefined) return known
+    this.#nodes.set(key, out)
     this.nodes.push({ op, inputs: ins, outputs: [out], attrs, ...(domain && { domain }) })
     return out
   }
@@ -254,7 +264,9 @@ class Emission implements Writing {
     if (first === undefined || rest.length) {
       return this.once(`dim_${d}`, (out) => {
         const parts = [first!, ...rest].map((f) => (typeof f === "number" ? this.ints([f]) : this.#dim(f)))
-        parts.reduce((a, b, i) => this.node("Mul", [a, b], i === parts.length - 1 ? out : this.unique(`${out}:${i}`)))
+        return parts.reduce((a, b, i) =>
+          this.node("Mul", [a, b], i === parts.length - 1 ? out : this.unique(`${out}:${i}`)),
+        )
       })
     }
     return this.once(`dim_${first}`, (out) => {
@@ -264,7 +276,7 @@ class Emission implements Writing {
         sources[0] ??
         fail("E_INPUT", `dimension "${first}" is not bound by any input`)
       const at = shape.indexOf(first)
-      this.node("Shape", [this.#use(name)], out, { start: at, end: at + 1 })
+      return this.node("Shape", [this.#use(name)], out, { start: at, end: at + 1 })
     })
   }
 
@@ -273,17 +285,14 @@ class Emission implements Writing {
     return this.once(`shape_${shape.join("_")}`, (out) => this.node("Concat", parts, out, { axis: 0 }))
   }
 
-  once(key: string, write: (out: string) => void): string {
-    const known = this.#constants.get(key)
-    if (known) return known
-    const out = this.unique(key)
-    this.#constants.set(key, out)
-    write(out)
-    return out
+  once(key: string, write: (out: string) => string): string {
+    const known = this.#constants.get(key) ?? write(this.unique(key))
+    this.#constants.set(key, known)
+    return known
   }
 
   #constant(key: string, make: () => Tensor): string {
-    return this.once(key, (out) => this.initializers.set(out, make()))
+    return this.once(key, (out) => this.initializer(out, make()))
   }
 
   #use(name: string): string {

@@ -27,7 +27,7 @@ export interface Writing {
   read(v: Value): readonly Value[]
   /** `name`, or one like it that nothing else has. */
   unique(name: string): string
-  /** Returns `out`. */
+  /** Returns `out`, or what an equal node before has made. */
   node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
   /** Is `op` of `x` part of the graph too? */
   has(op: Op, x: Value): boolean
@@ -41,8 +41,8 @@ export interface Writing {
     attrs: Record<string, Attribute>,
   ): string
   ints(values: readonly number[]): string
-  /** What `write` gives the name it is told, written once for each key. */
-  once(key: string, write: (out: string) => unknown): string
+  /** What `write` makes, under the name it is told or another; written once for each key. */
+  once(key: string, write: (out: string) => string): string
   /** An int64 vector of dimensions, computed from the inputs' shapes where they are names. */
   dims(shape: Shape, like?: Shape): string
   /** Returns `name`. */
@@ -66,7 +66,7 @@ function normalCdf(w: Writing, x: string): string {
   return w.once(`cdf:${x}`, (out) => {
     const c = w.once("sqrt_half", (name) => w.initializer(name, float32([], [Math.SQRT1_2])))
     const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
-    w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
+    return w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
   })
 }
 
@@ -91,7 +91,7 @@ function rowSum(
 ): string {
   const ones = w.once(`ones_${rows}`, (name) => {
     const one = w.once("one", (scalar) => w.initializer(scalar, float32([], [1])))
-    w.node("Expand", [one, w.dims([1, rows])], name)
+    return w.node("Expand", [one, w.dims([1, rows])], name)
   })
   const matrix = of!.shape.length === 2 ? x : w.node("Reshape", [x, w.ints([-1, n])], w.unique(`${out}:rows`))
   const sum = w.node("MatMul", [ones, matrix], w.unique(`${out}:sum`))
