@@ -46,13 +46,15 @@ export async function attributionPatching(
   // Nothing but the sums leaves the graph: at a ViT-B/16 they are 1 % of the values.
   const outputs = (view: GraphView): Values => {
     const own = names.map(view.hook)
-    const slopes = grad(sum(scalarMetric(metric, view), [0]), own)
+    const value = sum(scalarMetric(metric, view), [0])
+    // (0 - base) gradient: one number's sign is turned, not that of every hook's sums.
+    const slopes = grad(theirs ? value : neg(value), own)
     const along = (slope: Value, change: Value) => sum(mul(slope, change), [slope.shape.length - 1])
     return Object.fromEntries(
       names.map((name, i) => {
         const from = ours ? view.hook(BASE + name) : own[i]!
         const [slope, to] = [slopes[i]!, theirs && view.hook(SOURCE + name)]
-        return [name, to ? along(slope, sub(to, from)) : neg(along(slope, from))]
+        return [name, along(slope, to ? sub(to, from) : from)]
       }),
     )
   }
