@@ -290,9 +290,9 @@ describe("parts of a list", () => {
 })
 
 describe("a signal", () => {
-  const run = (out: string, signals: readonly number[]) => {
+  const run = (out: string, signals: readonly number[], ...more: readonly string[]) => {
     const env = killing(scratch)
-    const args = ["convert", "--from", at("signalled/list.txt"), "--out", out, "--jobs", "2", "--json"]
+    const args = ["convert", "--from", at("signalled/list.txt"), "--out", out, "--jobs", "2", "--json", ...more]
     return vitPrisma(args, {
       env,
       started: (child) =>
@@ -329,6 +329,16 @@ describe("a signal", () => {
     expect([code, seconds < 8]).toEqual([143, true])
     expect(readReport(at("ended")).models[0]).toMatchObject({ output: "killer-late", state: "left" })
     expect(leftovers(at("ended"))).toEqual([])
+  })
+
+  it("that comes once ends, after the grace, what does not end", async () => {
+    const { code, stderr, seconds } = await run(at("grace"), [0], "--grace", "2")
+    expect(stderr).toContain("what runs may finish, for at most 2 s;")
+    expect([code, seconds > 2, seconds < 30]).toEqual([143, true, true])
+    const { models, counts } = readReport(at("grace"))
+    expect(models[0]).toMatchObject({ output: "killer-late", state: "left" })
+    expect(counts["done"]! + counts["left"]!).toBe(31)
+    expect(leftovers(at("grace"))).toEqual([])
   })
 })
 

@@ -22,6 +22,7 @@ import { loadPretrained } from "../src/hub/load-pretrained.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
 import { trainRun } from "../src/train/run.ts"
 import { reference, root } from "./helpers/cli.ts"
+import { startHub } from "./helpers/hub/index.ts"
 import { madeConfig, madeData } from "./helpers/made-data.ts"
 import { readSafetensors } from "./helpers/read-safetensors.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -235,6 +236,56 @@ describe("the card of a conversion", () => {
     expect(card).toContain("replaces `blocks.0.hook_resid_pre`")
     expect(card).toContain(`[owner&#47;tiny](https://huggingface.co/owner/tiny) at commit \`0123456789`)
     expect(await loadPretrained(out, { runtime })).toHaveProperty("warnings", [])
+  })
+
+  it("of a gated repo states no licence: what the base allows is said to be unknown", async () => {
+    await converted
+    const hub = await startHub({ root: join(scratch, "hub") })
+    try {
+      hub.addRepo("maker/gated", reference("hf-dinov2-classifier"), { gated: true })
+      const theirs = "---\nlicense: other\nlicense_name: makers-own\nextra_gated_prompt: Agree\n---\n# Gated\n"
+      hub.addRepo("maker/gated", { "README.md": theirs })
+      hub.grant("owner")
+      const from = { runtime, endpoint: hub.url, cacheDir: join(scratch, "gated-cache") }
+      expect((await thrown(loadPretrained("maker/gated", { ...from, token: "hf_other" }))).code).toBe("E_HUB_GATED")
+      const gated = join(scratch, "converted-gated")
+      await convertModel(await loadPretrained("maker/gated", { ...from, token: "hf_read" }), gated)
+      const card = await makeCard(gated)
+      expect(validateCard(card, filesOf(gated))).toEqual([])
+      expect(metadata(card)).toMatchObject({ base_model: "maker/gated" })
+      expect(Object.keys(metadata(card)).filter((key) => /^(license|extra_gated)/.test(key))).toEqual([])
+      const unknown = "Not stated. The licence of what it was converted from holds; the files here do not record it."
+      expect(card).toContain(`## Licence\n\n${unknown}`)
+    } finally {
+      await hub.close()
+    }
+  })
+
+  it("says which weights were taken where there was a choice, as their manifest does, and nothing where there was none", async () => {
+    const source = copyOf(reference("hf-vit-sharded"))
+    const shards = { "model.safetensors.index.json": json(source, "model.safetensors.index.json") }
+    const choices: [Record<string, object>, string[]][] = [
+      [shards, ["model.safetensors.index.json"]],
+      [{ ...shards, "open_clip_model.safetensors.index.json": {} }, ["model.safetensors.index.json", "open_clip_model.safetensors.index.json"]],
+      [{}, []],
+    ] // prettier-ignore
+    const whole = await loadPretrained(source, { runtime })
+    await convertModel(whole, join(scratch, "one file"))
+    copyFileSync(join(scratch, "one file/model.safetensors"), join(source, "model.safetensors"))
+    for (const [i, [there, unused]] of choices.entries()) {
+      const folder = copyOf(source, (copy) => rmSync(join(copy, "model.safetensors.index.json")))
+      for (const [name, content] of Object.entries(there)) writeJson(folder, name, content)
+      const to = join(scratch, `chosen-${i}`)
+      await convertModel(await loadPretrained(folder, { runtime }), to)
+      expect(json(to, "manifest.json")["source"]).toEqual({
+        name: "m",
+        weights: "model.safetensors",
+        ...(unused.length && { unused }),
+      })
+      const others = unused.map((name) => `\`${name}\``).join(", ")
+      const said = `weights unchanged, from \`model.safetensors\`, which goes before ${others} beside it\n`
+      expect((await makeCard(to)).includes(unused.length ? said : "weights unchanged\n")).toBe(true)
+    }
   })
 
   it("is written beside the files, and their manifest still holds; a snapshot of the cache is not written into", async () => {

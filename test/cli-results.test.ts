@@ -1,9 +1,10 @@
 /** @file What the commands print in real processes: results in both formats, odd names, bad images, pipes, terminals. */
-import { copyFileSync, cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { copyFileSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { afterAll, describe, expect, it } from "vitest"
+import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { cli, demoModel, MAIN, type Ran, reference, seven, writeTensors } from "./helpers/cli.ts"
+import { startHub, type TestHub } from "./helpers/hub/index.ts"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-results-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -139,6 +140,55 @@ describe("results", () => {
     const converted = await cli(["convert", folder, "--out", join(folder, "c #%41")])
     expect([out.code, converted.code, converted.stdout]).toEqual([0, 0, `${join(folder, "c #%41")}\n`])
     expect((await cli(["info", join(folder, "c #%41/onnx/model.onnx")])).code).toBe(0)
+  })
+})
+
+describe("a home and a working folder with spaces, quotes, an emoji, # and %", () => {
+  const home = at('it\'s "my" # home \u{1f9ff} 100%25')
+  const cwd = join(home, "work of 'me' # %41")
+  let hub: TestHub
+  beforeAll(async () => {
+    hub = await startHub({ root: at("hub") })
+    mkdirSync(join(home, ".cache/huggingface"), { recursive: true })
+    writeFileSync(join(home, ".cache/huggingface/token"), "hf_write\n")
+    mkdirSync(cwd)
+  })
+  afterAll(() => hub.close())
+  /** What a command says, which must end well. */
+  async function works(...args: string[]): Promise<string> {
+    // Everything is where a home has it.
+    const none = { HF_HOME: "", HF_HUB_CACHE: "", HUGGINGFACE_HUB_CACHE: "", XDG_CACHE_HOME: "", HF_TOKEN: "" }
+    const env = { ...none, HOME: home, USERPROFILE: home, HF_ENDPOINT: hub.url, HF_HUB_OFFLINE: "" }
+    const { code, stdout, stderr } = await cli(args, { cwd, env })
+    expect([args[0], code, stderr]).toEqual([args[0], 0, expect.any(String)])
+    return stdout
+  }
+
+  it("are no hindrance to a run, its card, its upload, a list of models, the cache and a page", async () => {
+    const few = "training.max_steps=2 training.test_samples=10 transformer.hidden_dim=16 transformer.num_heads=2"
+    await works("train", "induction", "--out", "run", "--threads", "1", ...few.split(" ").flatMap((s) => ["--set", s]))
+    cpSync(demoModel, join(cwd, "model"), { recursive: true })
+    writeFileSync(join(cwd, "list #1.txt"), `${join(cwd, "model")}  # by its whole path\n./run\nowner/it\n`)
+    await Promise.all([
+      works("evaluate", "run", "--json").then((said) => expect(JSON.parse(said)).toMatchObject({ n: 10 })),
+      works("view", "model", seven, "--html", "page # %41.html"),
+    ])
+    expect(readFileSync(join(cwd, "page # %41.html"), "utf8")).toMatch(/^<!doctype html>/i)
+    await works("card", "run", "--write")
+    await works("push", "run", "owner/it")
+    expect(hub.files("owner/it").get("README.md")).toEqual(readFileSync(join(cwd, "run/README.md")))
+    expect(Object.keys(hub.refs("owner/it").tags).length).toBeGreaterThan(0)
+    await works("convert", "--from", "list #1.txt", "--out", "all # of %41", "--jobs", "2")
+    for (const name of ["model", "run", "owner--it"]) {
+      expect(existsSync(join(cwd, "all # of %41", name, "onnx/model.onnx")), name).toBe(true)
+    }
+    const cache = join(home, ".cache/huggingface/hub")
+    expect(await works("cache", "ls")).toContain("owner/it")
+    expect(await works("cache", "verify", "--json")).toContain('"damages": []')
+    const { findings } = JSON.parse(await works("doctor", "--json")) as { findings: { about: string; found: string }[] }
+    const found = new Map(findings.map((finding) => [finding.about, finding.found]))
+    expect(found.get("token")).toBe(`from ${join(home, ".cache/huggingface/token")}`)
+    expect(found.get("cache")).toBe(`1 repo in ${cache}, 0 damages`)
   })
 })
 

@@ -120,6 +120,7 @@ describe("help", () => {
         --memory <bytes>       what all of them may hold, as 8G; auto is 80 % of what
                                is available (default: "auto")
         --timeout <seconds>    what one may take (default: 1800)
+        --grace <seconds>      time to end after Ctrl-C or SIGTERM (default: 25)
         --retries <n>          attempts after one that crashed, hung or lost its
                                connection (default: 1)
         --queue <url>          have them done by workers at redis://host:6379 or
@@ -153,6 +154,7 @@ describe("help", () => {
         --memory <bytes>       what all of them may hold, as 8G; auto is 80 % of what
                                is available (default: "auto")
         --timeout <seconds>    what one may take (default: 1800)
+        --grace <seconds>      time to end after Ctrl-C or SIGTERM (default: 25)
         --retries <n>          attempts after one that crashed, hung or lost its
                                connection (default: 1)
         --queue <url>          have them done by workers at redis://host:6379 or
@@ -341,6 +343,7 @@ describe("help", () => {
         --memory <bytes>     what all of them may hold, as 8G; auto is 80 % of what is
                              available (default: "auto")
         --timeout <seconds>  what one may take (default: 1800)
+        --grace <seconds>    time to end after Ctrl-C or SIGTERM (default: 25)
         --queue <url>        redis://host:6379 or postgres://user@host/database
         --root <dir>         jobs may write below this folder only (default: ".")
         --lock <seconds>     without a sign of life for so long, a worker's jobs are

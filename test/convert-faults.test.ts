@@ -20,6 +20,7 @@ import { runTs } from "./helpers/child.ts"
 import { cli, demoModel, reference, seven, twoAtATime } from "./helpers/cli.ts"
 import { FAULTS } from "./helpers/faults.ts"
 import { thrown } from "./helpers/thrown.ts"
+import * as v from "./helpers/variants.ts"
 
 const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-convert-faults-")))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -220,6 +221,43 @@ describe("CV-03: what is in the way", () => {
     await convertModel(model, join(source, "export"))
     await convertModel(model, at("above", "sourcery"))
     expect(await checkManifest(join(source, "export"))).toBe(true)
+  })
+})
+
+describe("a source that cannot be converted", () => {
+  const refused = async (source: string): Promise<object> => {
+    const beside = mkdtempSync(at("refused-"))
+    const { code, stdout, stderr } = await cli(["convert", source, "--out", join(beside, "out"), "--json"])
+    expect([code, stdout, readdirSync(beside)]).toEqual([1, "", []])
+    return JSON.parse(stderr) as object
+  }
+
+  it("as shards are missing: all of them are listed, and nothing is left", async () => {
+    const source = v.copyCase("hf-vit-sharded", scratch)
+    for (const i of [1, 3]) rmSync(join(source, `model-0000${i}-of-00003.safetensors`))
+    expect(await refused(source)).toMatchObject({
+      code: "E_SHARD_MISSING",
+      message: expect.stringContaining(
+        "2 of 3 shards are missing: model-00001-of-00003.safetensors, model-00003-of-00003.safetensors;",
+      ),
+    })
+  })
+
+  it.each([
+    ["F4", 0.5],
+    ["F8_E4M3", 1],
+    ["C64", 8],
+  ])("as a tensor is %s: it is listed, and the refusal names it", async (dtype, bytes) => {
+    const source = v.copyCase("hf-deit", scratch)
+    const bias = { dtype, shape: [32], bytes: new Uint8Array(32 * bytes) }
+    v.editTensors(source, (all) => all.set("deit.layernorm.bias", bias))
+    expect(await refused(source)).toMatchObject({
+      code: "E_UNSUPPORTED_DTYPE",
+      message: expect.stringContaining(`tensor "deit.layernorm.bias" is ${dtype}`),
+    })
+    const { stdout } = await cli(["info", join(source, "model.safetensors"), "--json"])
+    const { tensors } = JSON.parse(stdout) as { tensors: object[] }
+    expect(tensors).toContainEqual({ name: "deit.layernorm.bias", dtype, shape: [32], bytes: 32 * bytes })
   })
 })
 

@@ -258,12 +258,14 @@ describe.each(CASES)("$name", ({ name, inputs }) => {
       const external = await checkOnnxFile(join(dir, "onnx/model.onnx"))
       expect(external.length).toBeGreaterThan(10)
     }
-    // onnxruntime alone, from the copy.
-    const session = await ort.InferenceSession.create(join(copy, "onnx/model.onnx"), quiet)
-    const got = await session.run({ ...feeds, ...nothing(session) })
-    for (const output of source.outputNames) {
-      const want = expected.get(output)
-      if (want) expect(error(data(got[output]!), floats(want)), output).toBeLessThan(1e-5)
+    // onnxruntime alone, from each.
+    for (const dir of [moved, copy, join(repo, "snapshots", commit)]) {
+      const session = await ort.InferenceSession.create(join(dir, "onnx/model.onnx"), quiet)
+      const got = await session.run({ ...feeds, ...nothing(session) })
+      for (const output of source.outputNames) {
+        const want = expected.get(output)
+        if (want) expect(error(data(got[output]!), floats(want)), `${output} in ${dir}`).toBeLessThan(1e-5)
+      }
     }
   })
 })

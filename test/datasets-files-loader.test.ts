@@ -296,5 +296,12 @@ describe("threads", async () => {
     writeFileSync(file, "not a png")
     const errors = await Promise.all([0, 2].map((workers) => run({ workers }).catch((e: unknown) => e)))
     for (const error of errors) expect(error).toMatchObject({ name: "PrismaError", code: "E_IMAGE_DECODE", file })
+    rmSync(file)
+    const gone = await Promise.all([0, 2].map((workers) => run({ workers }).catch((e: unknown) => e)))
+    for (const error of gone) {
+      // In the order of the paths, "10.png" and the like come before it.
+      const message = expect.stringMatching(`^sample 9: ${file}: there is no such file`) as string
+      expect(error).toMatchObject({ name: "PrismaError", code: "E_DATASET_GONE", message, file })
+    }
   })
 })

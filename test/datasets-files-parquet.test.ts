@@ -246,6 +246,11 @@ describe("folders of parquet files", () => {
         "is one of 2 files, got 1",
       ],
       [folder({ "train.parquet": one }), "E_DATASET_EMPTY", "no test split; splits found: train"],
+      [
+        folder({ "train.parquet": fixture("empty"), "val.parquet": one, "test.parquet": one }),
+        "E_DATASET_EMPTY",
+        "train.parquet; splits found: test, train, val",
+      ],
     ]
     for (const [root, code, what] of cases) {
       expect(await error(() => parquetSplits(root)), what).toMatchObject({
@@ -253,6 +258,20 @@ describe("folders of parquet files", () => {
         message: expect.stringContaining(what),
       })
     }
+  })
+
+  it("of one class are refused with the splits that there are", async () => {
+    // The dictionaries of the labels hold each with its length before it.
+    const text = readFileSync(fixture("plain-none"), "latin1")
+    const plain = Buffer.from(
+      ["b", "c"].reduce((all, c) => all.replaceAll(`\x01\0\0\0${c}`, "\x01\0\0\0a"), text),
+      "latin1",
+    )
+    const root = folder({ "train.parquet": plain, "test.parquet": fixture("plain-none") })
+    expect(await error(() => parquetSplits(root, { image: "png", label: "kind" }))).toMatchObject({
+      code: "E_DATASET_EMPTY",
+      message: expect.stringMatching(/has samples of class "a" alone; .*; splits found: test, train$/),
+    })
   })
 })
 

@@ -5,6 +5,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -28,7 +29,10 @@ import { induction } from "../src/datasets/induction.ts"
 import { readNpy } from "../src/datasets/npy.ts"
 import { readNpz } from "../src/datasets/npz.ts"
 import { DATASET_NAMES, openDataset } from "../src/datasets/open.ts"
+import { openOneSplit } from "../src/datasets/recognise.ts"
+import { batches } from "../src/datasets/loader.ts"
 import { openData } from "../src/train/data.ts"
+import { type Member, zip } from "./helpers/zip.ts"
 
 const shared = resolve(import.meta.dirname, "../../shared/data")
 const fixtures = resolve(import.meta.dirname, "fixtures/datasets")
@@ -191,8 +195,20 @@ describe("idx", () => {
         "E_LABEL_RANGE",
         "row 2 has label 10, expected a whole number from 0 to 9",
       ],
-      [goodImages, idx(8, [3], [4, 4, 4]), "", "E_DATASET_EMPTY", 'samples of class "4" alone'],
-      [idx(8, [0, 28, 28], []), idx(8, [0], []), "", "E_DATASET_EMPTY", "0 images of 28 x 28"],
+      [
+        goodImages,
+        idx(8, [3], [4, 4, 4]),
+        "",
+        "E_DATASET_EMPTY",
+        'samples of class "4" alone; a classifier learns from two classes or more; splits found: train, test',
+      ],
+      [
+        idx(8, [0, 28, 28], []),
+        idx(8, [0], []),
+        "",
+        "E_DATASET_EMPTY",
+        "0 images of 28 x 28; splits found: train, test",
+      ],
       [
         idx(0x0d, [3, 1, 1], new Uint8Array(12)),
         goodLabels,
@@ -242,6 +258,24 @@ describe("idx", () => {
 
 describe("npy and npz", () => {
   const file = (name: string) => new Uint8Array(readFileSync(join(fixtures, name)))
+  const npy = (header: string, length = header.length, version = 1): Uint8Array => {
+    const head = Buffer.alloc(version === 1 ? 10 : 12)
+    head.write("\x93NUMPY", "latin1")
+    head[6] = version
+    if (version === 1) head.writeUInt16LE(length, 8)
+    else head.writeUInt32LE(length, 8)
+    return Buffer.concat([head, Buffer.from(header)])
+  }
+  const dict = (descr: string, shape: string, fortran = "False") =>
+    `{'descr': ${descr}, 'fortran_order': ${fortran}, 'shape': ${shape}, }`
+  const array = (name: string, descr: string, shape: string, data: Uint8Array): Member => ({
+    name: `${name}.npy`,
+    data: Buffer.concat([npy(dict(descr, shape)), data]),
+  })
+  /** dSprites' layout: four images, all black, of the shapes 0, 1, 2 and 0. */
+  const imgs = array("imgs", "'|u1'", "(4, 64, 64)", new Uint8Array(4 * 64 * 64))
+  const latents = BigInt64Array.from({ length: 24 }, (_, at) => BigInt(at % 6 === 1 ? Math.floor(at / 6) % 3 : 0))
+  const classes = array("latents_classes", "'<i8'", "(4, 6)", new Uint8Array(latents.buffer))
 
   it("arrays that NumPy wrote are read: versions, types, byte orders, rank 0", () => {
     expect(readNpy(file("f4.npy"))).toEqual({
@@ -257,16 +291,6 @@ describe("npy and npz", () => {
   })
 
   it("what cannot be read is refused before it is", async () => {
-    const npy = (header: string, length = header.length, version = 1): Uint8Array => {
-      const head = Buffer.alloc(version === 1 ? 10 : 12)
-      head.write("\x93NUMPY", "latin1")
-      head[6] = version
-      if (version === 1) head.writeUInt16LE(length, 8)
-      else head.writeUInt32LE(length, 8)
-      return Buffer.concat([head, Buffer.from(header)])
-    }
-    const dict = (descr: string, shape: string, fortran = "False") =>
-      `{'descr': ${descr}, 'fortran_order': ${fortran}, 'shape': ${shape}, }`
     const cases: [Uint8Array, string, string][] = [
       [file("objects.npy"), "E_NPY_OBJECT", "pickled arrays are not read"],
       [file("fields.npy"), "E_NPY_HEADER", "header entry expected at"],
@@ -328,7 +352,10 @@ describe("npy and npz", () => {
     ])
     expect(await of("scale")).toMatchObject({ classes: 6, labels: expect.arrayContaining([0, 1, 2, 3, 4, 5]) })
     expect(await of("position")).toEqual({ classes: 0, labels: Array.from({ length: 12 }, () => [0, 0]) })
-    expect(await error(() => of("orientation"))).toMatchObject({ code: "E_DATASET_EMPTY" })
+    expect(await error(() => of("orientation"))).toMatchObject({
+      code: "E_DATASET_EMPTY",
+      message: expect.stringMatching(/has samples of class "0\/39 turn" alone; .*; splits found: train, test$/),
+    })
   })
 
   it("damaged npz files are refused", async () => {
@@ -346,6 +373,49 @@ describe("npy and npz", () => {
     })
     const latents = (await readNpz(npz, ["latents_values"])).get("latents_values")!
     expect([latents.dtype, latents.shape, latents.data[1]]).toEqual(["float64", [12, 6], 1])
+  })
+
+  it("npz files whose archive is wrong are refused before or while they are read", async () => {
+    const read = { readNpz: (npz: string) => readNpz(npz, ["imgs", "latents_classes"]), dSpritesNpz }
+    const whole = folder({ "x.npz": zip([imgs, { ...classes, deflate: true }]) })
+    for (const work of Object.values(read)) expect((await error(() => work(join(whole, "x.npz")))).code).toBe("none")
+    const other = { name: "other.npy", data: Buffer.alloc(1 << 20), deflate: true }
+    const cases: [string, readonly Member[], string][] = [
+      ["a CRC", [{ ...imgs, crc: 1 }, classes], "imgs.npy"],
+      ["the CRC of a deflated member", [{ ...imgs, deflate: true, crc: 1 }, classes], "imgs.npy"],
+      ["the CRC of the smaller member", [imgs, { ...classes, crc: 1 }], "latents_classes.npy"],
+      ["a bomb that says so", [{ ...imgs, deflate: true, size: 2 ** 30 }, classes], "to 1073741824 bytes"],
+      ["a bomb that nobody reads", [imgs, classes, { ...other, size: 2 ** 31 }], "to 2147483648 bytes"],
+      ["a bomb that lies", [{ ...imgs, deflate: true, size: 160 }, classes], "160 bytes"],
+      ["equal names", [imgs, classes, classes], 'two members "latents_classes.npy"'],
+      ["an encrypted member", [{ ...imgs, deflate: true, flags: 1 }, classes], "encrypted"],
+      ["an encrypted member that nobody reads", [imgs, classes, { ...other, flags: 1 }], "encrypted"],
+    ]
+    for (const [what, members, text] of cases) {
+      const npz = join(folder({ "x.npz": zip(members) }), "x.npz")
+      for (const [name, work] of Object.entries(read)) {
+        const refused = await error(() => work(npz))
+        expect(refused, `${what}, ${name}`).toMatchObject({ code: "E_ZIP", message: expect.stringContaining(text) })
+      }
+    }
+    // 1 MiB of zeros grows a thousand times; in an archive that is read whole a hundred are too many.
+    const bomb = join(folder({ "x.npz": zip([imgs, classes, other]) }), "x.npz")
+    expect(await error(() => read.readNpz(bomb))).toMatchObject({
+      code: "E_ZIP",
+      message: expect.stringContaining("more than 100 times"),
+    })
+  })
+
+  it("names in an npz that lead out of the folder are names like others: read in memory, and nothing is written", async () => {
+    const names = ["../../x", "/etc/x", "C:\\x", "..\\x"]
+    const extra = names.map((name, i) => array(name, "'|u1'", "(1,)", Uint8Array.of(i)))
+    const where = folder({ "a/b/c.npz": zip([...extra, imgs, classes]) })
+    const before = readdirSync(scratch, { recursive: true })
+    const arrays = await readNpz(join(where, "a/b/c.npz"), names)
+    expect([...arrays].map(([name, { data }]) => [name, data[0]])).toEqual(names.map((name, i) => [name, i]))
+    expect((await dSpritesNpz(join(where, "a/b/c.npz"))).train.length).toBe(3)
+    expect(readdirSync(scratch, { recursive: true })).toEqual(before)
+    expect([existsSync("/etc/x.npy"), existsSync("../../x.npy")]).toEqual([false, false])
   })
 })
 
@@ -494,6 +564,21 @@ describe("folders of images", async () => {
     expect(grey.train.fingerprint).not.toBe(train.fingerprint)
   })
 
+  it("name the sample whose file goes away between the listing and its reading, by its number", async () => {
+    const root = folder(await files("train/a/1.png", "train/a/2.png", "train/b/1.png", "train/b/2.png", "test/a/1.png"))
+    const { train } = await imageFolder(root)
+    const path = join(root, "train/b/1.png")
+    rmSync(path)
+    const gone = { code: "E_DATASET_GONE", message: expect.stringMatching(`^sample 2: ${path}: there is no such file`), file: path } // prettier-ignore
+    await expect(train.at(2)).rejects.toMatchObject(gone)
+    expect((await train.at(3)).label).toBe(1)
+    const read = async () => {
+      for await (const { indices } of batches(train, { batchSize: 2, seed: 1, epoch: 0, shuffle: false }))
+        expect([...indices]).toEqual([0, 1])
+    }
+    await expect(read()).rejects.toMatchObject(gone)
+  })
+
   it("with links that lead back, empty files, missing splits or classes are refused", async () => {
     const good = await files("train/a/1.png", "train/b/1.png", "test/a/1.png")
     const loop = folder(good)
@@ -512,7 +597,16 @@ describe("folders of images", async () => {
         '2 image files of 0 bytes: "a/0.jpg", "b/0.png"',
       ],
       [folder({ ...good, "train/a/x.bmp": "BM" }), "E_DATASET_SCHEMA", ".bmp images are not decoded"],
-      [folder({ ...good, "train/c/readme.txt": "" }), "E_DATASET_EMPTY", 'no images of class "c"'],
+      [
+        folder({ ...good, "train/c/readme.txt": "" }),
+        "E_DATASET_EMPTY",
+        'no images of class "c"; splits found: test, train',
+      ],
+      [
+        folder({ ...(await files("train/a/1.png", "train/b/1.png", "val/a/1.png")), "test/readme.txt": "" }),
+        "E_DATASET_EMPTY",
+        "test: has no images; splits found: test, train, val",
+      ],
       [folder({ ...good, "test/z/1.png": await png(1) }), "E_LABEL_RANGE", 'class "z" is not among the 2'],
       [
         folder(await files("train/a/1.png", "test/a/1.png")),
@@ -530,6 +624,14 @@ describe("folders of images", async () => {
     for (const [root, code, what] of cases) {
       expect(await error(() => imageFolder(root)), what).toMatchObject({ code, message: expect.stringContaining(what) })
     }
+    // Of one split alone as well.
+    for (const [name, what] of [["c", 'no images of class "c"'], [".c", "has no images"]] as const) {
+      const root = folder({ ...good, [`val/${name}/readme.txt`]: "" })
+      expect(await error(() => openOneSplit.folder(root, "val")), what).toMatchObject({
+        code: "E_DATASET_EMPTY",
+        message: expect.stringContaining(`val: ${what}; splits found: test, train, val`),
+      })
+    } // prettier-ignore
     for (const size of [0, 1.5, 4097, [2], "64"]) {
       const options = { size } as { size: number }
       expect(await error(() => imageFolder(loop, options))).toMatchObject({ code: "E_CONFIG" })

@@ -6,6 +6,8 @@ import { join } from "node:path"
 import { pathToFileURL } from "node:url"
 import { afterAll, describe, expect, it } from "vitest"
 import type * as Isolate from "../src/jobs/isolate.ts"
+import type { Job, JobResult } from "../src/jobs/job.ts"
+import type * as Local from "../src/jobs/local.ts"
 import type * as Memory from "../src/jobs/memory.ts"
 import type * as Pools from "../src/jobs/pool.ts"
 import type { PrismaError as PrismaErrorClass } from "../src/errors.ts"
@@ -15,6 +17,7 @@ import { root, twoAtATime } from "./helpers/cli.ts"
 const built = (name: string): string => pathToFileURL(join(root, `dist/src/jobs/${name}.js`)).href
 const { inChild, isolated } = (await import(built("isolate"))) as typeof Isolate
 const { openPool } = (await import(built("pool"))) as typeof Pools
+const { localRunner } = (await import(built("local"))) as typeof Local
 const { memoryBudget, privateBytes, PROCESS_BYTES } = (await import(built("memory"))) as typeof Memory
 
 const { PrismaError } = (await import(pathToFileURL(join(root, "dist/src/errors.js")).href)) as {
@@ -159,6 +162,31 @@ describe("a process that is kept", () => {
 })
 
 const MIB = 2 ** 20
+
+describe("jobs that end every process they are given", () => {
+  it.each([
+    ["no option", 2, {}],
+    ["two retries", 3, { retries: 2 }],
+  ])("with %s are begun %d times each; however many there are, the others are done", async (_, times, options) => {
+    const killers = ["exit", "segfault", "kill", "exit0"]
+    const hows = ["double", ...killers, "double"]
+    // What `pool.run` gets is the job and what stands in it besides.
+    const jobs = hows.map((how, i): Job & { how: string } => {
+      const about = { name: how, model: how, out: scratch, slug: `${i}-${how}-${times}` }
+      return { kind: "convert", ...about, how }
+    })
+    const runner = localRunner({ workers: 1, memory: 600 * MIB, module, ...options })
+    const [begun, ended]: [string[], JobResult[]] = [[], []]
+    const never = new AbortController().signal
+    const on = { started: ({ name }: Job) => begun.push(name), ended: (result: JobResult) => ended.push(result) }
+    await runner.run(jobs, on, { stop: never, kill: never })
+    await runner.close()
+    expect(begun).toEqual(hows.flatMap((how) => Array.from({ length: how === "double" ? 1 : times }, () => how)))
+    expect(ended.map(({ job, state, attempts, error }) => [job.name, state, attempts, error?.code])).toEqual(
+      hows.map((how) => (how === "double" ? [how, "done", 1, undefined] : [how, "failed", times, "E_WORKER_CRASH"])),
+    )
+  })
+})
 
 /** Only Linux tells what a process holds. */
 const WATCHED = process.platform === "linux"

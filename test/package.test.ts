@@ -33,11 +33,28 @@ interface Locked {
   hasInstallScript?: boolean
   link?: boolean
   dependencies?: Versions
+  optionalDependencies?: Versions
   devDependencies?: Versions
 }
 interface Lockfile {
   lockfileVersion: number
   packages: Record<string, Locked>
+}
+
+/** All that is installed with this package, on any system, as node finds it: what each one needs, and so on. */
+function installed({ packages }: Lockfile): string[] {
+  const found = new Set<string>()
+  const add = (from: string, name: string): void => {
+    const inner = `${from}/node_modules/${name}`.replace(/^\//, "")
+    const outer = from.slice(0, Math.max(0, from.lastIndexOf("/node_modules/")))
+    if (!packages[inner]) return from ? add(outer, name) : expect.unreachable(`${name} is not locked`)
+    if (found.has(inner)) return
+    found.add(inner)
+    const { dependencies, optionalDependencies } = packages[inner]
+    for (const needed of Object.keys({ ...dependencies, ...optionalDependencies })) add(inner, needed)
+  }
+  for (const name of Object.keys(packages[""]!.dependencies!)) add("", name)
+  return [...found]
 }
 
 const EXACT = /^\d+\.\d+\.\d+$/
@@ -133,6 +150,25 @@ describe("package.json and its lockfile", () => {
     expect(new Set(listed.map(([name]) => name))).toEqual(new Set(Object.keys(pkg.dependencies)))
     expect(listed).toHaveLength(Object.keys(pkg.dependencies).length)
     for (const [name, path] of listed) expect(text(path!), path).toContain(`"${name}"`)
+  })
+
+  it("install no more with us than the decision record allows, each by its hash and without a script", () => {
+    const [, budget] = /^At most (\d+) packages /m.exec(text("docs/decisions/008-runtime-dependencies.md")) ?? []
+    const tree = installed(lock)
+    expect(tree.length).toBeLessThanOrEqual(Number(budget))
+    // Room for what one of them may come to need, not for another of ours.
+    expect(Number(budget) - tree.length).toBeLessThan(5)
+    for (const path of tree) {
+      const { integrity, hasInstallScript = false } = lock.packages[path]!
+      const name = path.split("node_modules/").at(-1)!
+      expect([path, integrity?.slice(0, 7), hasInstallScript && pkg.allowScripts[name] !== false]).toEqual([path, "sha512-", false]) // prettier-ignore
+    }
+    expect(tree.filter((path) => lock.packages[path]!.hasInstallScript)).toEqual(["node_modules/onnxruntime-node"])
+
+    const more = structuredClone(lock)
+    more.packages["node_modules/yauzl"]!.dependencies = { ...more.packages["node_modules/yauzl"]!.dependencies, vite: "8" } // prettier-ignore
+    expect(installed(more).length).toBeGreaterThan(Number(budget))
+    expect(installed(lock)).not.toContain("node_modules/vite")
   })
 
   it("leave packages alone that are younger than 7 days (SC-04)", () => {

@@ -2,11 +2,13 @@
  * (after the ideas of picklescan's and fickling's samples). */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs"
 import { symlinkSync, truncateSync, writeFileSync } from "node:fs"
+import { type FileHandle, open } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { crc32, deflateRawSync } from "node:zlib"
+import { deflateRawSync } from "node:zlib"
 import { afterAll, describe, expect, test } from "vitest"
 import { cpuMs } from "./helpers/cpu.ts"
+import { latin1, type Layout, type Member, u16, u32, u64, zip } from "./helpers/zip.ts"
 import { PrismaError } from "../src/errors.ts"
 import { openTorchFile } from "../src/files/torch-file.ts"
 import { readStateDict } from "../src/tensor/state-dict.ts"
@@ -74,12 +76,7 @@ async function plainTensors(file: string): Promise<[string, Plain][]> {
   return sorted(new Map([...tensors].map(([name, t]) => [name, plain(t)])))
 }
 
-// Pickles and zips, put together here
-
-const u16 = (n: number): string => String.fromCharCode(n & 255, (n >> 8) & 255)
-const u32 = (n: number): string => u16(n & 0xffff) + u16(Math.floor(n / 65536))
-const u64 = (n: bigint): string => u32(Number(n & 0xffffffffn)) + u32(Number(n >> 32n))
-const latin1 = (s: string): Buffer => Buffer.from(s, "latin1")
+// Pickles, put together here
 
 const PROTO = "\x80\x02"
 const text = (s: string): string => `X${u32(Buffer.byteLength(s))}${Buffer.from(s).toString("latin1")}`
@@ -107,61 +104,6 @@ const stateDict = (entries: Record<string, string>): string =>
   `${PROTO}}(${Object.entries(entries)
     .map(([name, value]) => text(name) + value)
     .join("")}u.`
-
-interface Member {
-  name: string
-  data: Buffer
-  deflate?: boolean
-  flags?: number
-  method?: number
-  crc?: number
-  size?: number
-  localName?: string
-  localSize?: number
-  localCrc?: number
-  extra?: string
-  at?: number
-}
-
-interface Layout {
-  prefix?: string
-  suffix?: string
-  count?: number
-  disk?: number
-  beforeEnd?: string
-}
-
-/** An archive whose every field can lie. */
-function zip(members: readonly Member[], { prefix = "", suffix = "", count, disk = 0, beforeEnd = "" }: Layout = {}) {
-  const local: Buffer[] = [latin1(prefix)]
-  const central: Buffer[] = []
-  let at = prefix.length
-  for (const m of members) {
-    const data = m.deflate === true ? deflateRawSync(m.data) : m.data
-    const method = m.method ?? (m.deflate === true ? 8 : 0)
-    const crc = m.crc ?? crc32(m.data)
-    const size = m.size ?? m.data.length
-    const name = Buffer.from(m.name).toString("latin1")
-    const localName = m.localName ?? name
-    const fields = (crc: number, size: number, name: string, extra: string): string =>
-      `${u16(20)}${u16(m.flags ?? 0)}${u16(method)}${u32(0)}${u32(crc)}${u32(method === 0 ? size : data.length)}` +
-      `${u32(size)}${u16(name.length)}${u16(extra.length)}`
-    const header = `PK\x03\x04${fields(m.localCrc ?? crc, m.localSize ?? size, localName, "")}${localName}`
-    const extra = m.extra ?? ""
-    central.push(
-      latin1(
-        `PK\x01\x02${u16(20)}${fields(crc, size, name, extra)}${u16(0)}${u16(0)}${u16(0)}${u32(0)}` +
-          `${u32(m.at ?? at)}${name}${extra}`,
-      ),
-    )
-    local.push(latin1(header), data)
-    at += header.length + data.length
-  }
-  const directory = Buffer.concat(central)
-  const n = count ?? members.length
-  const end = `PK\x05\x06${u16(disk)}${u16(0)}${u16(n)}${u16(n)}${u32(directory.length)}${u32(at)}${u16(0)}${suffix}`
-  return Buffer.concat([...local, directory, latin1(beforeEnd), latin1(end)])
-}
 
 const storage = (data = Buffer.alloc(16, 1), key = "0"): Member => ({ name: `m/data/${key}`, data })
 const pickleMember = (pickle: string): Member => ({ name: "m/data.pkl", data: latin1(pickle) })
@@ -479,6 +421,71 @@ describe("bombs", () => {
     truncateSync(file, 65 << 20)
     expect((await refusal(file)).code).toBe("E_PICKLE_LIMIT")
     rmSync(file)
+  })
+})
+
+describe("tensors on one storage", () => {
+  // So large that what is read at the end of the file, where a zip's directory is, ends behind its middle.
+  const values = Float32Array.from({ length: 65_536 }, (_, i) => Math.sin(i))
+  const data = Buffer.from(values.buffer)
+  const VIEWS = {
+    wte: { offset: 0, shape: [256, 256], strides: [256, 1] },
+    head: { offset: 0, shape: [256, 256], strides: [256, 1] },
+    row: { offset: 640, shape: [64], strides: [1] },
+    turned: { offset: 0, shape: [256, 256], strides: [1, 256] },
+    corner: { offset: 70, shape: [2, 3], strides: [512, 2] },
+    expanded: { offset: 7, shape: [2, 3], strides: [0, 1] },
+  } as const
+  type Name = keyof typeof VIEWS
+
+  /** The elements in row-major order. */
+  const elements = (name: Name): number[] => {
+    const { offset, shape, strides } = VIEWS[name]
+    let at: number[] = [offset]
+    for (const [axis, n] of shape.entries())
+      at = at.flatMap((from) => Array.from({ length: n }, (_, i) => from + i * strides[axis]!))
+    return at.map((i) => values[i]!)
+  }
+
+  /** How often the byte at `place` is read while `work` runs. */
+  async function readsOf(place: number, work: () => Promise<void>): Promise<number> {
+    const handle = await open(process.execPath)
+    const prototype = Object.getPrototypeOf(handle) as { read: (...args: never[]) => unknown }
+    await handle.close()
+    const { read } = prototype
+    let count = 0
+    prototype.read = function (this: FileHandle, ...args: never[]) {
+      const [, , length, from] = args as unknown as [Uint8Array, number, number, number]
+      if (from <= place && place < from + length) count++
+      return read.apply(this, args)
+    }
+    await work().finally(() => (prototype.read = read))
+    return count
+  }
+
+  test.each<[string, boolean, Name[]]>([
+    ["that stay in the file", false, ["wte", "head", "row"]],
+    ["of which some are strided", false, ["turned", "wte", "corner", "head", "expanded"]],
+    ["that are deflated", true, ["wte", "head", "row"]],
+    ["that are deflated and strided", true, ["turned", "wte", "corner", "head", "expanded", "row"]],
+  ])("%s have the right values, and it is read once", async (_, deflate, names) => {
+    const pickle = stateDict(
+      Object.fromEntries(names.map((name) => [name, fakeTensor({ length: values.length, ...VIEWS[name] })])),
+    )
+    const bytes = zip([pickleMember(pickle), { ...storage(data), deflate }])
+    const file = write(bytes)
+    const stored = deflate ? deflateRawSync(data) : data
+    const middle = bytes.indexOf(stored) + (stored.length >> 1)
+    const reads = await readsOf(middle, async () => {
+      const tensors = await openTorchFile(file)
+      expect([...tensors.keys()]).toEqual(names)
+      // What stays in the file is read here, by other means.
+      for (const name of names) {
+        const want = Buffer.from(Float32Array.from(elements(name)).buffer).toString("hex")
+        expect(plain(tensors.get(name)!), name).toEqual({ dtype: "F32", shape: VIEWS[name].shape, bytes: want })
+      }
+    })
+    expect(reads).toBe(1)
   })
 })
 

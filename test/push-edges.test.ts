@@ -1,8 +1,19 @@
 /** @file Uploads at their edges: runs of other layouts or not ended, interruptions before the first byte, what stands in a card's place. */
 import { createHash, type Hash } from "node:crypto"
-import { cpSync, mkdirSync, readdirSync, readlinkSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs"
+import {
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest"
+import type { PrismaError } from "../src/errors.ts"
 import { hubHttp } from "../src/hub/http.ts"
 import { listCheckpoints, loadPretrained, pushFolder, type PushOptions } from "../src/index.ts"
 import { cli } from "./helpers/cli.ts"
@@ -139,6 +150,43 @@ it("a folder or a link out where the card should be is no card, and no other is 
   expect((await push(linked, { dryRun: true })).skipped).toEqual([
     { path: "README.md", why: "is a link out of the folder" },
   ])
+})
+
+describe("nothing is hashed of a folder that is refused", () => {
+  /** The error of a push, which must come before a byte of the folder is hashed. */
+  async function refusedUnhashed(options: PushOptions): Promise<PrismaError> {
+    const hashed = vi.spyOn(Object.getPrototypeOf(createHash("sha256")) as Hash, "update")
+    try {
+      const error = await thrown(push(MOUSE, options))
+      expect(hashed.mock.calls.length).toBe(0)
+      return error
+    } finally {
+      hashed.mockRestore()
+    }
+  }
+
+  // The repo has files of the same sizes, which only hashes could tell from those of the folder.
+  it.each([
+    ["may only read", "hf_read", /may only read/],
+    ["was given no right to write", "hf_fine", /the token has no right to this/],
+    ["may write, but not to this repo", "hf_other", /the token has no right to this/],
+  ])("by a token that %s", async (_, token, rule) => {
+    const weights = readFileSync(join(MOUSE, "model.safetensors"))
+    weights[weights.length - 1]! ^= 1
+    hub.addRepo(ID, MOUSE)
+    const { id } = hub.addRepo(ID, { "model.safetensors": weights })
+    for (const dryRun of [false, true]) {
+      const { code, message } = await refusedUnhashed({ token, dryRun })
+      expect([code, message]).toEqual(["E_HUB_AUTH", expect.stringMatching(rule)])
+    }
+    expect(hub.commits(ID)[0]!.id).toBe(id)
+  })
+
+  it("for a name that a dataset has", async () => {
+    hub.addRepo(ID, { "config.json": "{}" }, { type: "dataset" })
+    const { code, message } = await refusedUnhashed({})
+    expect([code, message]).toEqual(["E_HUB_CONFLICT", expect.stringMatching(/taken by a dataset or space/)])
+  })
 })
 
 describe("an interruption", () => {

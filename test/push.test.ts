@@ -256,6 +256,27 @@ describe("a run's checkpoints", () => {
     expect(Object.keys(hub.refs(ID).tags)).toHaveLength(25)
   })
 
+  it("that the Hub takes no more of an hour (429) wait: a second push makes only the rest", async () => {
+    const folder = run([100, 200, 300, 400, 500])
+    const body = JSON.stringify({ error: "You have exceeded the rate limit for repository commits (128 per hour)" })
+    const commit = /^POST .*\/commit\/checkpoints/
+    hub.fault({ on: commit, skip: 3, times: 9, do: { status: 429, body, headers: { "retry-after": "3000" } } })
+    const error = await thrown(push(folder))
+    expect([error.code, error.message]).toEqual(["E_HUB_RATE_LIMIT", expect.stringMatching(/128 per hour/)])
+    const tags = hub.refs(ID).tags
+    expect(Object.keys(tags)).toEqual(["step-100", "step-200", "step-300"])
+    hub.reset()
+    const { committed, checkpoints, left } = await push(folder)
+    expect([committed, left]).toEqual([false, []])
+    expect(checkpoints.filter(({ changes }) => changes.length).map(({ step }) => step)).toEqual([400, 500])
+    expect(hub.requests.filter(({ method, path }) => commit.test(`${method} ${path}`))).toHaveLength(2)
+    expect(hub.refs(ID).tags).toMatchObject(tags)
+    expect(Object.keys(hub.refs(ID).tags)).toHaveLength(5)
+    const titles = hub.commits(ID, "checkpoints").map(({ title }) => title)
+    expect(titles.slice(0, 5)).toEqual([500, 400, 300, 200, 100].map((step) => `Step ${step}`))
+    expect(titles).toHaveLength(7)
+  })
+
   it("of a folder here are listed and loaded", async () => {
     const folder = run()
     for (const step of [100, 2000]) {
@@ -290,8 +311,19 @@ describe("vit-prisma push", () => {
     const done = await cli(["push", folder, ID], { env: env() })
     expect([done.code, done.stderr]).toEqual([0, ""])
     expect(done.stdout).toMatch(/owner\/mouse [0-9a-f]{12}: 9 files and 1 checkpoint, [\d.]+ M?B sent apart\n$/)
-    const again = await cli(["push", folder, ID, "--json"], { env: env() })
-    expect(JSON.parse(again.stdout)).toMatchObject({ repo: ID, committed: false, changes: [] })
+    const commits = ["main", "checkpoints"].map((branch) => hub.commits(ID, branch).length)
+    const [again, machine] = [
+      await cli(["push", folder, ID], { env: env() }),
+      await cli(["push", folder, ID, "--json"], { env: env() }),
+    ]
+    expect(again).toMatchObject({
+      code: 0,
+      stderr: "",
+      stdout: expect.stringMatching(/nothing to push, it has all 9 files\n$/),
+    })
+    expect([machine.code, machine.stderr]).toEqual([0, ""])
+    expect(JSON.parse(machine.stdout)).toMatchObject({ repo: ID, committed: false, changes: [] })
+    expect(["main", "checkpoints"].map((branch) => hub.commits(ID, branch).length)).toEqual(commits)
   })
 
   it("refuses in one line: no token, one that only reads, no folder", async () => {

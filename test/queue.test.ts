@@ -9,12 +9,14 @@ import { Redis } from "ioredis"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
 import { openBullmq } from "../src/jobs/bullmq.ts"
-import { type Job, jobFrom } from "../src/jobs/job.ts"
+import { type Job, jobFrom, type JobValue } from "../src/jobs/job.ts"
+import { privateBytes } from "../src/jobs/memory.ts"
 import { optional } from "../src/jobs/optional.ts"
 import { idOf } from "../src/jobs/queue-runner.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 import { breakingWay } from "./helpers/breaking.ts"
+import { startHub, type TestHub } from "./helpers/hub/index.ts"
 import { SERVERS, type TestServer } from "./helpers/servers.ts"
 import { thrown } from "./helpers/thrown.ts"
 import { drawn, fleet, startWorker, type Worker } from "./helpers/workers.ts"
@@ -184,7 +186,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
   )
 
   it.skipIf(!here)(
-    "a worker that is told to end gives back what it is at (QU-10, QU-13)",
+    "a worker that is told to end, twice or once and its grace is over, gives back what it is at (QU-10, QU-13)",
     { timeout: 120_000 },
     async () => {
       const list = `late-${name}`
@@ -202,7 +204,15 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       expect(await first.ended).toBe(143)
       expect(half()).toBe(false)
 
-      // Another takes it; then it is called off.
+      // Another takes it, and is told once.
+      const patient = worker(server.url, ["--timeout", "60", "--grace", "1"])
+      await until(half)
+      patient.child.kill("SIGTERM")
+      await patient.says("for at most 1 s")
+      await patient.says("given back")
+      expect([await patient.ended, half()]).toEqual([143, false])
+
+      // A third takes it; then it is called off.
       const second = worker(server.url, ["--timeout", "60"])
       await until(half)
       const began = performance.now()
@@ -245,6 +255,127 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
       expect(await waiting.ended).toBe(143)
     },
   )
+})
+
+describe.skipIf(!SERVERS[0]!.here)("a job that two workers have at once", () => {
+  let server: TestServer
+  let hub: TestHub
+  let queue: Queue
+  let connection: Redis
+  beforeAll(async () => {
+    open.push((server = await SERVERS[0]!.open()))
+    hub = await startHub({ root: at("hub") })
+    open.push({ remove: () => hub.close() })
+    connection = new Redis(server.url, { maxRetriesPerRequest: null })
+    queue = new Queue("vit-prisma", { connection })
+    open.unshift({ remove: () => queue.close().finally(() => connection.disconnect()) })
+  })
+  const pushing = () => ({ HF_ENDPOINT: hub.url, HF_TOKEN: "hf_write", HF_HUB_OFFLINE: "0", HF_HUB_CACHE: at("cache") })
+  const begin = (more: Readonly<Record<string, string>>) => {
+    const begun = startWorker(["--queue", server.url, "--root", scratch, ...SHORT], { ...pushing(), ...more })
+    workers.add(begun.child)
+    void begun.ended.then(() => workers.delete(begun.child))
+    return begun
+  }
+  const job = (slug: string): Job => {
+    const model = makeModel(at("twice", slug), 3)
+    return { kind: "convert", name: slug, model, out: at("twice-out"), slug, push: "owner" }
+  }
+  const ended = (id: string) => queue.getJob(id).then(async (found) => ({ state: await found?.getState(), value: found?.returnvalue as unknown })) // prettier-ignore
+  const commits = (slug: string) => hub.commits(`owner/${slug}`).length
+  const posted = (slug: string) =>
+    hub.requests.filter(({ method, path }) => method === "POST" && path.includes(`/owner/${slug}/commit/`)).length
+
+  it("is made and pushed once; the second finds it done", { timeout: 60_000 }, async () => {
+    writeFileSync(env.PUBLISHED, "")
+    const both = [begin(env), begin(env)]
+    const data = { job: job("killer-gate") }
+    await queue.addBulk(["first", "second"].map((jobId) => ({ name: "x", data, opts: { jobId } })))
+    await Promise.all(both.map((w) => w.says("begins killer-gate")))
+    const half = () => folderNames("twice-out").filter((n) => n.startsWith(".killer-gate.tmp-")).length
+    await until(() => half() > 0)
+    // One is in the midst of it; for as long as a process takes to begin, the other is not.
+    const late = performance.now() + 2000
+    await until(() => half() > 1 || performance.now() > late)
+    expect(half()).toBe(1)
+    writeFileSync(`${env.PUBLISHED}.gate`, "")
+    await Promise.race(both.map((w) => w.says("done killer-gate")))
+    await Promise.race(both.map((w) => w.says("already killer-gate")))
+    for (const { child } of both) child.kill("SIGTERM")
+    expect(await Promise.all(both.map((w) => w.ended))).toEqual([143, 143])
+    const values = (await Promise.all(["first", "second"].map(ended))).map(({ value }) => value as JobValue)
+    const [made, again] = values[0]!.already ? values.toReversed() : values
+    expect([made!.already, again]).toEqual([false, { ...made, already: true }])
+    expect(made!.pushed).toMatch(/^[0-9a-f]{40}$/)
+    expect(published()).toEqual(["killer-gate"])
+    // That of the repo's making, and ours.
+    expect([commits("killer-gate"), posted("killer-gate")]).toEqual([2, 1])
+    expect(folderNames("twice-out").sort()).toEqual([".batch", "killer-gate"])
+  })
+
+  it("is left by the worker that has lost it, and that worker goes on", { timeout: 60_000 }, async () => {
+    const half = () => folderNames("twice-out").some((n) => n.startsWith(".killer-late.tmp-"))
+    const first = begin(env)
+    await queue.add("x", { job: job("killer-late") }, { jobId: "late" })
+    await until(half)
+    // It stands still and shows no sign of life, while its process goes on.
+    first.child.kill("SIGSTOP")
+    const second = begin({})
+    await second.says("begins killer-late")
+    first.child.kill("SIGCONT")
+    await first.says("lost late")
+    await second.says("done killer-late")
+    second.child.kill("SIGTERM")
+    expect(await second.ended).toBe(143)
+    expect([(await ended("late")).state, half()]).toEqual(["completed", false])
+    expect(await checkManifest(at("twice-out/killer-late"))).toBe(true)
+    expect([commits("killer-late"), posted("killer-late")]).toEqual([2, 1])
+    await queue.add("x", { job: job("next") }, { jobId: "next" })
+    await first.says("done next")
+    first.child.kill("SIGTERM")
+    expect(await first.ended).toBe(143)
+  })
+})
+
+describe.skipIf(!SERVERS[0]!.here)("a long queue", () => {
+  const count = 1000
+  /** Bytes that may be held more in the last three tenths of the jobs than in those before: what is not collected yet. */
+  const MORE = 12e6
+
+  it(`of ${count} jobs takes no more memory at its end than in its midst`, { timeout: 60_000 }, async () => {
+    const server = await SERVERS[0]!.open()
+    open.push(server)
+    // Folders without a model are refused in a millisecond: what is measured is the queue.
+    const models = Array.from({ length: count }, (_, i) => at("long", `m${i}`))
+    for (const folder of models) mkdirSync(folder, { recursive: true })
+    writeFileSync(at("long/list.txt"), models.join("\n"))
+    const taking = startWorker(["--queue", server.url, "--root", scratch, "--jobs", "2", "--json"], env)
+    workers.add(taking.child)
+    let producer: ChildProcess | undefined
+    const started = (child: ChildProcess) => (producer = child)
+    const args = ["convert", "--from", at("long/list.txt"), "--out", at("long-out"), "--queue", server.url, "--json"]
+    const done = vitPrisma(args, { started })
+    const connection = new Redis(server.url, { maxRetriesPerRequest: null })
+    const queue = new Queue("vit-prisma", { connection })
+    const held: { ended: number; bytes: number[] }[] = []
+    const over = new AbortController()
+    void done.finally(() => over.abort())
+    while (!over.signal.aborted) {
+      const bytes = await Promise.all([producer!, taking.child].map(({ pid }) => privateBytes(pid!)))
+      held.push({ ended: await queue.getFailedCount(), bytes: bytes.map((b) => b ?? 0) })
+      await new Promise((next) => setTimeout(next, 50))
+    }
+    await queue.close()
+    connection.disconnect()
+    expect([(await done).code, readReport(at("long-out")).counts["failed"]]).toEqual([1, count])
+    const most = (from: number, to: number) =>
+      [0, 1].map((of) => Math.max(...held.filter(({ ended: n }) => n > from && n <= to).map(({ bytes }) => bytes[of]!)))
+    const [midst, end] = [most(0.4 * count, 0.7 * count), most(0.7 * count, count)]
+    expect(Math.min(...midst)).toBeGreaterThan(10e6)
+    for (const [i, of] of ["the producer", "the worker"].entries()) expect(end[i]! - midst[i]!, of).toBeLessThan(MORE)
+    taking.child.kill("SIGTERM")
+    expect(await taking.ended).toBe(143)
+  })
 })
 
 describe.skipIf(!SERVERS[0]!.here)("what a worker refuses", () => {

@@ -112,6 +112,18 @@ console.log((globalThis as unknown as { faults?: { calls: string[] } }).faults?.
     expect((await latestCheckpoint(checkpoints("passed"), () => {}))!.position.step).toBe(10)
   })
 
+  it("that has no manifest is passed over with a warning, and the run goes on from the one before it", async () => {
+    await run("bare")
+    await run("whole")
+    rmSync(join(checkpoints("bare"), "step-00000012", "manifest.json"))
+    const [warnings, steps]: [string[], number[]] = [[], []]
+    const onStep = ({ step }: { step: number }) => steps.push(step)
+    await run("bare", { resume: true, warn: (message) => warnings.push(message), onStep })
+    expect(warnings).toEqual([expect.stringMatching(/passed over .*step-00000012: .*has no manifest\.json/)])
+    expect(steps).toEqual([9, 10, 11, 12])
+    expect(sha256(join(folder("bare"), "model.safetensors"))).toBe(sha256(join(folder("whole"), "model.safetensors")))
+  })
+
   it("is refused where it is of other data or another version, with all that differs", async () => {
     await run("other")
     const data = { ...madeData(), train: { ...madeSet("made/train", 40), fingerprint: "of other images" } }
@@ -199,6 +211,38 @@ describe("a loss that is no number", () => {
     expect(existsSync(join(folder("nan"), "diverged.json"))).toBe(false)
     expect((await latestCheckpoint(checkpoints("nan"), never))!.vectors).toEqual(sound!.vectors)
     expect(logOf(folder("nan"))).toEqual(logOf(folder("sound")))
+  })
+})
+
+describe("a gradient that is no number, of a loss that is one", () => {
+  // Squares of what so bright a pixel gives are more than a float32 can be; where all are brighter still, infinities meet.
+  it.each([
+    ["Infinity", (pixels: Float32Array) => pixels.fill(1e20, 3, 4)],
+    ["NaN", (pixels: Float32Array) => pixels.fill(1e30, 4)],
+  ])("%s ends the run at that step, and what was good is untouched", async (value, brighten) => {
+    const name = `gradient ${value}`
+    let armed = false
+    const data = madeData((_, sample) =>
+      armed ? { ...sample, image: float32([1, 8, 8], brighten(Float32Array.from(sample.image.data))) } : undefined,
+    )
+    const onStep = ({ step }: { step: number }) => (armed ||= step === 5)
+    const failed = run(name, { config: madeConfig({ training: { max_steps: 24 } }), data, onStep })
+    await expect(failed).rejects.toMatchObject({
+      code: "E_TRAIN_DIVERGED",
+      message: expect.stringMatching(
+        new RegExp(`^step \\d+: gradNorm is ${value}, expected a finite number; batch of`),
+      ),
+    })
+    const said = JSON.parse(readFileSync(join(folder(name), "diverged.json"), "utf8")) as Record<string, never>
+    const { step, indices } = said as unknown as { step: number; indices: number[] }
+    expect(said).toMatchObject({ dataset: "made/train/train", message: expect.stringContaining("gradNorm is") })
+    expect(indices).toHaveLength(8)
+    expect(logOf(folder(name)).at(-1)!["step"]).toBe(step - 1)
+    const last = (await latestCheckpoint(checkpoints(name), never))!
+    expect(last.position.step).toBe(4 * Math.floor((step - 1) / 4))
+    for (const vector of Object.values(last.vectors)) expect(vector.every(Number.isFinite)).toBe(true)
+    const best = join(checkpoints(name), `step-${String(last.best!.step).padStart(8, "0")}`, "model.safetensors")
+    expect(sha256(join(folder(name), "best", "model.safetensors"))).toBe(sha256(best))
   })
 })
 

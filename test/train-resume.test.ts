@@ -119,15 +119,18 @@ describe("a signal", () => {
     ["SIGTERM", 143],
   ] as const)("%s saves, ends with %i, and the run goes on from that very step", async (signal, exit) => {
     const out = join(scratch, signal)
+    let sent = Infinity
     const { code } = await cli(args(out, 1), {
       started: (child) => {
         const watch = setInterval(() => {
           if (lastStep(out) < 20) return
           clearInterval(watch)
+          sent = performance.now()
           child.kill(signal)
         }, 2)
       },
     })
+    expect(performance.now() - sent).toBeLessThan(10_000)
     expect(code).toBe(exit)
     const stopped = lastStep(out)
     const steps = readdirSync(join(out, "checkpoints")).map((name) => Number(name.slice(5)))

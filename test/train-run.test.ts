@@ -1,17 +1,24 @@
 /** @file A run as a whole: its folder, best weights, early ends, interruptions at any place, and the order of its data. */
 import { createHash } from "node:crypto"
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
+import { pathToFileURL } from "node:url"
 import { afterAll, describe, expect, it } from "vitest"
-import { defineConfig, loadPretrained } from "../src/index.ts"
+import type { ConfigOverrides } from "../src/configs/index.ts"
+import { contentHash } from "../src/datasets/fingerprint.ts"
+import type * as Open from "../src/datasets/open.ts"
+import { readMember, withZip } from "../src/files/zip.ts"
+import { type DatasetSpec, defineConfig, loadPretrained } from "../src/index.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
 import { Random } from "../src/tensor/random.ts"
 import { float32 } from "../src/tensor/tensor.ts"
 import { planRun } from "../src/train/plan.ts"
 import { learningRate } from "../src/train/schedule.ts"
 import { trainRun, type RunOptions, type RunResult } from "../src/train/run.ts"
+import { root } from "./helpers/cli.ts"
 import { files, logOf, madeConfig, madeData, madeSet, sha256, stepsIn } from "./helpers/made-data.ts"
+import { zip } from "./helpers/zip.ts"
 
 const runtime = nodeRuntime({ threads: 1 })
 const scratch = mkdtempSync(join(tmpdir(), "train-run-"))
@@ -92,6 +99,88 @@ const bits = (text: string, n: number): number[] => {
   const bytes = Buffer.from(text, "base64")
   return Array.from({ length: n }, (_, i) => i).filter((i) => bytes[i >> 3]! & (1 << (i & 7)))
 }
+
+describe("the record of its data", async () => {
+  // Parquet files are read by a process that runs JavaScript: the built module.
+  const built = pathToFileURL(join(root, "dist/src/datasets/open.js")).href
+  const { openDataset } = (await import(built)) as typeof Open
+  const fixture = (name: string) => join(root, "test/fixtures/datasets", name)
+  const idx = (shape: readonly number[], value: (at: number) => number) => {
+    const head = Uint8Array.from([0, 0, 8, shape.length, ...shape.flatMap((d) => [0, 0, 0, d])])
+    const length = shape.reduce((n, d) => n * d)
+    return Buffer.concat([head, Uint8Array.from({ length }, (_, at) => value(at))])
+  }
+  const members = await withZip(fixture("dsprites-12.npz"), async (zip) => {
+    const read = ["imgs.npy", "latents_classes.npy"].map(async (name) => {
+      return { name, data: Buffer.from(await readMember(zip, zip.members.get(name)!)) }
+    })
+    return Promise.all(read)
+  })
+  const parquet = readFileSync(fixture("imagenet-24.parquet"))
+
+  interface Kind {
+    readonly spec: DatasetSpec
+    readonly config: ConfigOverrides
+    /** The file whose byte is flipped, with the flip made or not. */
+    readonly file: string
+    readonly make: (flip: (bytes: Buffer, at: number) => Buffer) => Buffer
+    readonly others?: Readonly<Record<string, Buffer>>
+  }
+  const kinds: Readonly<Record<string, Kind>> = {
+    idx: {
+      spec: { name: "mnist", path: folder("idx") },
+      config: { image: { image_size: 8 }, classification: { num_classes: 10 } },
+      file: "train-images-idx3-ubyte",
+      make: (flip) =>
+        flip(
+          idx([8, 8, 8], (at) => at % 251),
+          16 + 100,
+        ),
+      others: {
+        "train-labels-idx1-ubyte": idx([8], (at) => at),
+        "t10k-images-idx3-ubyte": idx([4, 8, 8], (at) => at % 241),
+        "t10k-labels-idx1-ubyte": idx([4], (at) => at),
+      },
+    },
+    npz: {
+      spec: { name: "dsprites", path: join(folder("npz"), "x.npz") },
+      config: { image: { image_size: 64, patch_size: 16 }, classification: { num_classes: 3 } },
+      file: "x.npz",
+      // A pixel that was black; the archive's CRC is right for it.
+      make: (flip) => zip(members.map(({ name, data }, i) => ({ name, data: i ? data : flip(data, 200) }))),
+    },
+    parquet: {
+      spec: { name: "parquet", path: folder("parquet"), size: 16 },
+      config: { image: { image_size: 16, n_channels: 3 }, classification: { num_classes: 1000 } },
+      file: "train.parquet",
+      // In the midst of the first JPEG.
+      make: (flip) => flip(parquet, 1500),
+      others: { "test.parquet": parquet },
+    },
+  }
+
+  it.each(Object.entries(kinds))("(%s) is another where one byte of a file is another", async (name, kind) => {
+    const { spec, config, file, make, others = {} } = kind
+    mkdirSync(folder(name))
+    for (const [other, bytes] of Object.entries(others)) writeFileSync(join(folder(name), other), bytes)
+    const small = madeConfig({ ...config, training: { batch_size: 2, max_steps: 1, validation_split: 0 } })
+    const recorded: Record<string, string>[] = []
+    const contents: string[] = []
+    for (const [i, bit] of [0, 0, 1].entries()) {
+      const flip = (bytes: Buffer, at: number) => Buffer.from(bytes.with(at, bytes[at]! ^ bit))
+      writeFileSync(join(folder(name), file), make(flip))
+      const data = await openDataset(spec)
+      await run(`${name}-${i}`, { config: small, data })
+      recorded.push((json(`${name}-${i}`, "result.json") as { data: Record<string, string> }).data)
+      contents.push(await contentHash(data.train))
+    }
+    const [first, again, other] = recorded
+    expect(first!["data.train"]).toMatch(/^[0-9a-f]{64}$/)
+    expect(again).toEqual(first)
+    expect(contents[2]).not.toBe(contents[0])
+    expect(other!["data.train"]).not.toBe(first!["data.train"])
+  })
+})
 
 describe("the seed", () => {
   it("is 0 where none is given, is recorded, and makes the same run again", async () => {

@@ -9,6 +9,9 @@ export interface Exported {
   /** Of the repo, where it came from the Hub: only then is `name` an id. */
   readonly commit: string | undefined
   readonly version: string | undefined
+  /** The file or index that the weights were read from, and those beside it that were not. */
+  readonly weights: string | undefined
+  readonly unused: readonly string[]
   readonly inputs: readonly Port[]
   readonly outputs: readonly Port[]
   readonly certificate: Certified | undefined
@@ -46,6 +49,8 @@ export function exportOf(manifest: unknown, certificate: unknown, folder: string
     name,
     commit: known ? commit : undefined,
     version: m.at("tool").text("version"),
+    weights: source.text("weights"),
+    unused: source.values("unused").map(String),
     inputs: ports(m.at("inputs")),
     outputs: ports(m.at("outputs")),
     certificate: certifiedOf(m, certificate, folder),

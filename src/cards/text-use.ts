@@ -2,7 +2,7 @@
 import type { CardFacts } from "./facts.ts"
 import type { Port } from "./facts-export.ts"
 import { knownDataset } from "./datasets.ts"
-import { block, code, count, counted, figure, percent, prose, table } from "./markdown.ts"
+import { block, code, count, counted, figure, names, percent, prose, table } from "./markdown.ts"
 import { dataWords, testOf } from "./text-training.ts"
 import { casesOf } from "./interval.ts"
 import { classes, taskOf } from "./task.ts"
@@ -134,7 +134,12 @@ function sourceText(facts: CardFacts): string | undefined {
   if (!exported) return undefined
   const commit = exported.commit === undefined ? "" : ` at commit ${code(exported.commit)}`
   const version = exported.version === undefined ? "" : ` (${code(exported.version)})`
-  return `${nameOf(facts)}${commit}, converted with vit-prisma${version}; weights unchanged`
+  const { weights, unused } = exported
+  const chosen =
+    weights !== undefined && unused.length
+      ? `, from ${code(weights)}, which goes before ${names(unused)} beside it`
+      : ""
+  return `${nameOf(facts)}${commit}, converted with vit-prisma${version}; weights unchanged${chosen}`
 }
 
 /** Ports that are shown; a model with every hook put out has hundreds. */

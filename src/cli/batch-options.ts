@@ -1,6 +1,9 @@
 /** @file Options of commands over many jobs. */
 import { positiveInt, type withModel, type ModelOptions } from "./output.ts"
 
+/** Seconds; 30 are what Kubernetes gives a whole pod. */
+export const GRACE = 25
+
 type Command = ReturnType<typeof withModel>
 
 /** Options of every command over many jobs. */
@@ -8,6 +11,7 @@ export interface BatchOptions extends Pick<ModelOptions, "format"> {
   readonly jobs?: number
   readonly memory?: string
   readonly timeout?: number
+  readonly grace?: number
   readonly retries?: number
   readonly queue?: string
   readonly cancel?: boolean
@@ -18,6 +22,7 @@ export const withJobs = (command: Command): Command =>
     .option("--jobs <n>", "processes at a time; by default one a core, as far as memory goes", positiveInt)
     .option("--memory <bytes>", "what all of them may hold, as 8G; auto is 80 % of what is available", "auto")
     .option("--timeout <seconds>", "what one may take", positiveInt, 1800)
+    .option("--grace <seconds>", "time to end after Ctrl-C or SIGTERM", wholeNumber, GRACE)
 
 export const withBatch = (command: Command): Command =>
   withJobs(command)

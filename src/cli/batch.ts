@@ -10,7 +10,7 @@ import type { PoolOptions } from "../jobs/pool.ts"
 import { queueRunner } from "../jobs/queue-runner.ts"
 import { quote } from "../tensor/quote.ts"
 import { batchDisplay } from "./batch-display.ts"
-import type { BatchOptions } from "./batch-options.ts"
+import { type BatchOptions, GRACE } from "./batch-options.ts"
 import { note, warn } from "./output.ts"
 
 /** Bytes of what a process needs to do anything useful. */
@@ -33,11 +33,13 @@ export function poolOptions({ jobs, memory = "auto", timeout = 1800 }: BatchOpti
   return { workers, memory: bytes, timeoutMs: timeout * 1000 }
 }
 
-/** Seconds that running jobs get after the first signal; 30 are what Kubernetes gives a whole pod. */
-const GRACE = 25
+interface Signalled {
+  readonly until: Until
+  readonly caught: () => NodeJS.Signals | undefined
+}
 
-/** Ctrl-C or SIGTERM: no new jobs; after a while, or at the second, those that run are ended. */
-export function untilSignal(): { readonly until: Until; readonly caught: () => NodeJS.Signals | undefined } {
+/** Ctrl-C or SIGTERM: no new jobs; after `grace` seconds, or at the second, those that run are ended. */
+export function untilSignal({ grace = GRACE }: Pick<BatchOptions, "grace">): Signalled {
   const [stop, kill] = [new AbortController(), new AbortController()]
   // Everything that runs or waits listens to them.
   setMaxListeners(0, stop.signal, kill.signal)
@@ -45,9 +47,9 @@ export function untilSignal(): { readonly until: Until; readonly caught: () => N
   const on = (signal: NodeJS.Signals) => {
     if (first) return kill.abort()
     first = signal
-    note(`${signal}: what runs may finish, for at most ${GRACE} s; once more ends it now`)
+    note(`${signal}: what runs may finish, for at most ${grace} s; once more ends it now`)
     stop.abort()
-    setTimeout(() => kill.abort(), GRACE * 1000).unref()
+    setTimeout(() => kill.abort(), grace * 1000).unref()
   }
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, on)
   return { until: { stop: stop.signal, kill: kill.signal }, caught: () => first }
@@ -63,7 +65,7 @@ export interface Ran {
 /** Have `jobs` done as the options say, into `out`, and tell on stderr how it goes. Errors: E_USAGE, E_QUEUE, E_OUTPUT. */
 export async function runJobs(what: string, jobs: readonly Job[], out: string, options: BatchOptions): Promise<Ran> {
   const began = new Date()
-  const { until, caught } = untilSignal()
+  const { until, caught } = untilSignal(options)
   const results = new Map<Job, JobResult>()
   const runner = await runnerOf(options)
   const display = await batchDisplay(what, jobs.length, options.format === "json")

@@ -15,7 +15,7 @@ export interface WorkerCommandOptions extends BatchOptions {
 /** Errors: E_USAGE. A server that is down is waited for. */
 export async function worker(options: WorkerCommandOptions): Promise<void> {
   const { queue, root, lock, drain = false, format } = options
-  const { until, caught } = untilSignal()
+  const { until, caught } = untilSignal(options)
   const log = (text: string) => note(format === "json" ? JSON.stringify({ worker: text }) : plain(text))
   const about = { url: queue, root: resolve(root), lockSeconds: lock, drain, log }
   await runWorker({ ...poolOptions(options), ...about }, until)

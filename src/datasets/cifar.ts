@@ -7,9 +7,11 @@ import type { NamedDataset, Splits } from "./dataset.ts"
 import { planar } from "./encoded.ts"
 import { checkLabels, checkVariety, held } from "./held.ts"
 import { parquetSplits } from "./parquet.ts"
+import { splitsFound } from "./roles.ts"
 import { namesIn, readWhole, sha256 } from "./whole.ts"
 
 const CLASSES = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
+const SPLITS = ["train", "test"] as const
 const EDGE = 32
 const PIXELS = 3 * EDGE * EDGE
 
@@ -55,9 +57,9 @@ export async function cifar10(folder: string): Promise<Splits> {
 const schema = (file: string, what: string): never => fail("E_DATASET_SCHEMA", `${file}: ${what}`, { file })
 
 function split(role: string, images: Uint8Array, labels: Uint8Array, file: string): NamedDataset {
-  if (labels.length === 0) fail("E_DATASET_EMPTY", `${file}: has no images`, { file })
+  if (labels.length === 0) fail("E_DATASET_EMPTY", `${file}: has no images; ${splitsFound(SPLITS)}`, { file })
   checkLabels(labels, CLASSES.length, file)
-  if (role === "train") checkVariety(labels, CLASSES, file)
+  if (role === "train") checkVariety(labels, CLASSES, file, SPLITS)
   const fingerprint = sha256("cifar10", images, labels)
   return held({ name: `cifar10/${role}`, images, labels, shape: [3, EDGE, EDGE], classes: CLASSES, fingerprint })
 }

@@ -63,6 +63,7 @@ export async function dSpritesNpz(file: string, options: DSpritesNpzOptions = {}
       Uint8Array.from({ length }, (_, row) => Number(labelAt(row))),
       classes,
       file,
+      Object.keys(parts),
     )
   const fingerprint = sha256(`${NAME} ${target}`, images, latents)
   return partition(dataset(images, { length, classes, fingerprint, labelAt }), parts)

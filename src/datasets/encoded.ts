@@ -1,7 +1,7 @@
 /** @file Samples that are still encoded images, described by plain data, so that any thread can decode them. */
 import { decodeImage } from "../data/image.ts"
 import { type Preprocessing, preprocessUint8 } from "../data/preprocess.ts"
-import { fail } from "../errors.ts"
+import { fail, PrismaError } from "../errors.ts"
 import type { Tensor } from "../tensor/tensor.ts"
 import type { NamedDataset, Sample } from "./dataset.ts"
 import { type ParquetRow, rowBytes } from "./parquet-rows.ts"
@@ -17,7 +17,12 @@ export interface Fit {
 /** Where the image lies: a file, or a row of a parquet file. */
 type Place = { readonly kind: "file"; readonly path: string } | ({ readonly kind: "row" } & ParquetRow)
 
-export type Encoded = Place & { readonly fit: Fit; readonly label: number }
+export type Encoded = Place & {
+  readonly fit: Fit
+  readonly label: number
+  /** The sample's number in its dataset, for messages. */
+  readonly index: number
+}
 
 /** A dataset whose images are decoded as they are asked for, which another thread can do. */
 export interface EncodedDataset extends NamedDataset {
@@ -53,8 +58,17 @@ export function fitShape({ size, channels = 3 }: Fit): { shape?: readonly [numbe
   return { shape: [channels, height, width] }
 }
 
-/** The sample: uint8 [c, H, W] and its label. Errors: those of `decodeImage` and `rowBytes`. */
+/** The sample: uint8 [c, H, W] and its label. Errors: those of `decodeImage` and `rowBytes`, with the sample's number. */
 export async function decodeSample(encoded: Encoded): Promise<Sample> {
+  try {
+    return await decoded(encoded)
+  } catch (error) {
+    if (!(error instanceof PrismaError)) throw error
+    throw new PrismaError(error.code, `sample ${encoded.index}: ${error.message}`, error)
+  }
+}
+
+async function decoded(encoded: Encoded): Promise<Sample> {
   const { fit, label } = encoded
   const [source, name] = await (BYTES[encoded.kind] as (place: Place) => ReturnType<(typeof BYTES)["file"]>)(encoded)
   const image = await decodeImage(source, { name })

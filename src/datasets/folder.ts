@@ -8,7 +8,7 @@ import { quote } from "../tensor/quote.ts"
 import type { Splits } from "./dataset.ts"
 import { checkFit, decodeSample, type EncodedDataset, type Fit, fitShape } from "./encoded.ts"
 import { checkIndex } from "./held.ts"
-import { byRole, type RoleOptions, roleOf } from "./roles.ts"
+import { byRole, type RoleOptions, roleOf, splitsFound } from "./roles.ts"
 import { filesFingerprint, namesIn } from "./whole.ts"
 
 const IMAGES: ReadonlySet<string> = new Set([".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff"])
@@ -62,7 +62,8 @@ interface Split {
   readonly files: readonly Found[]
 }
 
-async function readSplit(folder: string): Promise<Split> {
+/** The images of one of `splits`. */
+async function readSplit(folder: string, splits: Iterable<string>): Promise<Split> {
   const seen = new Map<string, string>()
   const classes: string[] = []
   const files: Found[] = []
@@ -75,7 +76,10 @@ async function readSplit(folder: string): Promise<Split> {
     for (const image of images) files.push(image)
     classes.push(name)
   }
-  if (empty.length > 0) fail("E_DATASET_EMPTY", `${folder}: no images of class ${listed(empty)}`, { file: folder })
+  if (empty.length > 0) {
+    const text = `no images of class ${listed(empty)}; ${splitsFound(splits)}`
+    fail("E_DATASET_EMPTY", `${folder}: ${text}`, { file: folder })
+  }
   const hollow = files.filter(({ size }) => size === 0).map(({ name }) => quote(name))
   if (hollow.length > 0)
     schema(folder, `${hollow.length} image files of 0 bytes: ${listed(hollow)}; remove or replace them`)
@@ -101,7 +105,7 @@ async function dataset(root: string, role: string, folder: string, split: Split,
     ...fitShape(fit),
     encoded(i) {
       const { name } = split.files[checkIndex(i, made)]!
-      return { kind: "file", path: join(at, name), fit, label: labels[i]! }
+      return { kind: "file", path: join(at, name), fit, label: labels[i]!, index: i }
     },
     at: async (i) => decodeSample(made.encoded(i)),
   }
@@ -110,11 +114,17 @@ async function dataset(root: string, role: string, folder: string, split: Split,
 
 /**
  * One split by itself, FOLDER/CLASS/**, read as `imageFolder` does; its classes are `classes`, by default its own folders.
- * Errors: those of `imageFolder`.
+ * `splits` are those that there are, for messages. Errors: those of `imageFolder`.
  */
-export async function classFolders(folder: string, classes?: readonly string[]): Promise<EncodedDataset> {
-  const split = await readSplit(folder)
-  if (split.files.length === 0) fail("E_DATASET_EMPTY", `${folder}: has no images`, { file: folder })
+export async function classFolders(
+  folder: string,
+  classes?: readonly string[],
+  splits: readonly string[] = [],
+): Promise<EncodedDataset> {
+  const split = await readSplit(folder, splits)
+  if (split.files.length === 0) {
+    fail("E_DATASET_EMPTY", `${folder}: has no images; ${splitsFound(splits)}`, { file: folder })
+  }
   return dataset(folder, basename(folder), "", split, classes ?? split.classes, {})
 }
 
@@ -136,14 +146,16 @@ export async function imageFolder(root: string, { test, ...fit }: Fit & RoleOpti
     folders.set(role, name)
   }
   const roles = byRole(folders, root, test === undefined ? {} : { test })
-  const { classes, files } = await readSplit(join(root, roles.train))
+  const { classes, files } = await readSplit(join(root, roles.train), folders.keys())
   if (classes.length < 2) {
-    const text = `${classes.length} class folders in ${roles.train}, at least 2 expected; splits found: ${listed([...folders.keys()])}`
+    const text = `${classes.length} class folders in ${roles.train}, at least 2 expected; ${splitsFound(folders.keys())}`
     fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root })
   }
   const other = async (role: "test" | "val", folder: string) => {
-    const split = await readSplit(join(root, folder))
-    if (split.files.length === 0) fail("E_DATASET_EMPTY", `${join(root, folder)}: has no images`, { file: root })
+    const split = await readSplit(join(root, folder), folders.keys())
+    if (split.files.length === 0) {
+      fail("E_DATASET_EMPTY", `${join(root, folder)}: has no images; ${splitsFound(folders.keys())}`, { file: root })
+    }
     return dataset(root, role, folder, split, classes, fit)
   }
   return {

@@ -2,6 +2,7 @@
 import { fail } from "../errors.ts"
 import { show, size } from "../tensor/tensor.ts"
 import type { NamedDataset, Sample } from "./dataset.ts"
+import { splitsFound } from "./roles.ts"
 
 interface Held {
   readonly name: string
@@ -29,12 +30,18 @@ export function checkLabels(labels: ArrayLike<number>, classes: number, where: s
   }
 }
 
-/** A training split has samples of two classes or more. Error: E_DATASET_EMPTY. */
-export function checkVariety(labels: ArrayLike<number>, classes: readonly string[], where: string): void {
+/** The training split, one of `splits`, has samples of two classes or more. Error: E_DATASET_EMPTY. */
+export function checkVariety(
+  labels: ArrayLike<number>,
+  classes: readonly string[],
+  where: string,
+  splits: Iterable<string>,
+): void {
   const first = labels[0]
   for (let i = 1; i < labels.length; i++) if (labels[i] !== first) return
   const got = first === undefined ? "no samples" : `samples of class "${classes[first] ?? first}" alone`
-  fail("E_DATASET_EMPTY", `${where}: has ${got}; a classifier learns from two classes or more`, { file: where })
+  const text = `has ${got}; a classifier learns from two classes or more; ${splitsFound(splits)}`
+  fail("E_DATASET_EMPTY", `${where}: ${text}`, { file: where })
 }
 
 /** The dataset over `images`; its samples are views, made without waiting. Error: E_INPUT where the sizes do not fit. */

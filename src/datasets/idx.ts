@@ -7,6 +7,7 @@ import { type Arrays, DTYPES, show, size, type Tensor } from "../tensor/tensor.t
 import type { Splits } from "./dataset.ts"
 import { checkLabels, checkVariety, held } from "./held.ts"
 import { ordered } from "./order-bytes.ts"
+import { splitsFound } from "./roles.ts"
 import { namesIn, readWhole, sha256 } from "./whole.ts"
 
 type IdxType = Exclude<keyof Arrays, "float16" | "bfloat16" | "int64" | "uint64" | "uint32" | "uint16" | "bool">
@@ -127,7 +128,7 @@ async function fourFiles(folder: string, name: string, classes: readonly string[
   if (missing.length > 0) {
     const has = (["train", "test"] as const).filter((split) => !missing.includes(split))
     const wanted = missing.flatMap((split) => FILES.map(([kind, rank]) => variants(SPLITS[split], kind, rank)[0]!))
-    const text = `splits found: ${listed(has) || "none"}; ${listed(wanted)} (or .gz) must be there`
+    const text = `${splitsFound(has)}; ${listed(wanted)} (or .gz) must be there`
     fail("E_DATASET_EMPTY", `${folder}: no ${missing.join(" and no ")} split of ${name}; ${text}`, { file: folder })
   }
   const open = async (split: keyof typeof SPLITS) => {
@@ -150,11 +151,12 @@ async function oneSplit(name: string, imageFile: string, labelFile: string, clas
   const [n, height, width] = images.shape as [number, number, number]
   if (labels.shape[0] !== n) bad(labelFile, `${n} labels expected, one for each image, got ${labels.shape[0]}`)
   if (n * height * width === 0) {
-    fail("E_DATASET_EMPTY", `${imageFile}: has ${n} images of ${height} x ${width}`, { file: imageFile })
+    const text = `has ${n} images of ${height} x ${width}; ${splitsFound(Object.keys(SPLITS))}`
+    fail("E_DATASET_EMPTY", `${imageFile}: ${text}`, { file: imageFile })
   }
   const data = labels.data as Uint8Array
   checkLabels(data, classes.length, labelFile)
-  if (name.endsWith("train")) checkVariety(data, classes, labelFile)
+  if (name.endsWith("train")) checkVariety(data, classes, labelFile, Object.keys(SPLITS))
   const fingerprint = sha256("idx", ...raw)
   const shape = [1, height, width] as const
   return held({ name, images: images.data as Uint8Array, labels: data, shape, classes, fingerprint })

@@ -81,7 +81,10 @@ async function open(file: string): Promise<Opened> {
     return size
   })
   const buffer = pieces(file, size)
-  return { size, buffer, metadata: await parquetMetadataAsync(buffer, { geoparquet: false }) }
+  const metadata = await parquetMetadataAsync(buffer, { geoparquet: false })
+  const untyped = metadata.schema.slice(1).find(({ type, num_children }) => type === undefined && !num_children)
+  if (untyped) bad(file, `column ${quote(untyped.name)} has no type that there is`)
+  return { size, buffer, metadata }
 }
 
 /** The last few files, so that a row group is read without its file's metadata being read again. */

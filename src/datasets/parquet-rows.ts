@@ -70,17 +70,20 @@ const ask = <T>(request: ParquetRequest): Promise<T> =>
 
 /** Schema, row groups, labels and classes of a file. Errors: E_PARQUET, E_PARQUET_TIMEOUT, E_DATASET_SCHEMA for columns
  * that are not as expected, E_NOT_A_FILE, E_IO. */
-export const openParquet = (file: string, image: string, label: string): Promise<ParquetFile> =>
-  ask({ kind: "open", file, image, label })
+export function openParquet(file: string, image: string, label: string): Promise<ParquetFile> {
+  // What was read under this name may have been another file.
+  for (const [key, group] of kept) if (group.file === file) kept.delete(key)
+  return ask({ kind: "open", file, image, label })
+}
 
 /** Row groups in the order of their last use, the oldest first. */
-const kept = new Map<string, { readonly bytes: number; readonly data: Promise<GroupBytes> }>()
+const kept = new Map<string, { readonly file: string; readonly bytes: number; readonly data: Promise<GroupBytes> }>()
 
 function groupBytes({ file, column, group }: ParquetRow): Promise<GroupBytes> {
   const key = JSON.stringify([file, column, group.start])
   const data = kept.get(key)?.data ?? ask<GroupBytes>({ kind: "group", file, column, group })
   kept.delete(key)
-  kept.set(key, { bytes: group.bytes, data })
+  kept.set(key, { file, bytes: group.bytes, data })
   let total = [...kept.values()].reduce((sum, { bytes }) => sum + bytes, 0)
   for (const [old, { bytes }] of kept) {
     if (total <= KEPT || old === key) break

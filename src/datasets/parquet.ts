@@ -9,7 +9,7 @@ import { checkFit, decodeSample, type EncodedDataset, type Fit, fitShape } from 
 import { checkIndex, checkLabels, checkVariety } from "./held.ts"
 import type { RowGroup } from "./loader.ts"
 import { openParquet, type ParquetFile, type StoredGroup } from "./parquet-rows.ts"
-import { byRole, type RoleOptions, roleOf } from "./roles.ts"
+import { byRole, type RoleOptions, roleOf, splitsFound } from "./roles.ts"
 import { byBytes, filesFingerprint, namesIn } from "./whole.ts"
 
 export interface ParquetOptions extends Fit {
@@ -42,11 +42,16 @@ function classesOf(labels: readonly (number | string)[]): string[] {
 
 /**
  * The rows of parquet files, one after the other; images are decoded when asked for, their row group is then read and a
- * few are kept. Labels are read at once: class numbers, or texts that are class names.
+ * few are kept. Labels are read at once: class numbers, or texts that are class names. `splits` are those that there are,
+ * for messages.
  * Errors: E_PARQUET; E_PARQUET_TIMEOUT for a file that takes 8 s; E_DATASET_SCHEMA for columns that are not there or
  * rows without an image; E_LABEL_RANGE, E_DATASET_EMPTY, E_CONFIG, E_NOT_A_FILE, E_IO.
  */
-export async function parquetDataset(files: readonly string[], options: ParquetOptions = {}): Promise<ParquetDataset> {
+export async function parquetDataset(
+  files: readonly string[],
+  options: ParquetOptions = {},
+  splits: Iterable<string> = [],
+): Promise<ParquetDataset> {
   const { image = "image", label = "label", name = "parquet", classes: asked, ...fit } = options
   checkFit(fit)
   const texts: readonly unknown[] = [
@@ -85,7 +90,8 @@ export async function parquetDataset(files: readonly string[], options: ParquetO
       groups.push({ start: length, end: (length += rows), bytes: g.bytes, file: files[f]!, stored: g })
     }
   }
-  if (length === 0) fail("E_DATASET_EMPTY", `${name}: no rows in ${listed(files) || "no files"}`)
+  if (length === 0)
+    fail("E_DATASET_EMPTY", `${name}: no rows in ${listed(files) || "no files"}; ${splitsFound(splits)}`)
   const all = Uint32Array.from(labels.flat())
   const root = dirname(files[0]!)
   const sizes = opened.map(({ size }, f) => ({ name: relative(root, files[f]!), size }))
@@ -98,7 +104,8 @@ export async function parquetDataset(files: readonly string[], options: ParquetO
     ...fitShape(fit),
     encoded(i) {
       const { start, file, stored } = groupOf(groups, checkIndex(i, made))
-      return { kind: "row", file, column: image, row: stored.start + i - start, group: stored, fit, label: all[i]! }
+      const row = stored.start + i - start
+      return { kind: "row", file, column: image, row, group: stored, fit, label: all[i]!, index: i }
     },
     at: async (i) => decodeSample(made.encoded(i)),
   }
@@ -185,11 +192,9 @@ export async function parquetSplit(
   options: Pick<ParquetOptions, "image" | "label"> = {},
 ): Promise<ParquetDataset> {
   const found = await splitFiles(root)
-  const text = `no ${role} split; splits found: ${listed([...found.keys()]) || "none"}`
-  return parquetDataset(found.get(role) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root }), {
-    ...options,
-    name: `parquet/${role}`,
-  })
+  const text = `no ${role} split; ${splitsFound(found.keys())}`
+  const files = found.get(role) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root })
+  return parquetDataset(files, { ...options, name: `parquet/${role}` }, found.keys())
 }
 
 /**
@@ -202,15 +207,17 @@ export async function parquetSplits(
   { test, ...options }: ParquetOptions & RoleOptions = {},
 ): Promise<Splits> {
   const { name = "parquet" } = options
-  const roles = byRole(await splitFiles(root), root, test === undefined ? {} : { test })
-  const train = await parquetDataset(roles.train, { ...options, name: `${name}/train` })
+  const found = await splitFiles(root)
+  const roles = byRole(found, root, test === undefined ? {} : { test })
+  const train = await parquetDataset(roles.train, { ...options, name: `${name}/train` }, found.keys())
   checkVariety(
     Array.from({ length: train.length }, (_, i) => train.encoded(i).label),
     train.classes,
     root,
+    found.keys(),
   )
   const other = (files: readonly string[], role: string) =>
-    parquetDataset(files, { ...options, name: `${name}/${role}`, classes: train.classes })
+    parquetDataset(files, { ...options, name: `${name}/${role}`, classes: train.classes }, found.keys())
   return {
     train,
     test: await other(roles.test, "test"),

@@ -9,7 +9,7 @@ import type { NamedDataset, Splits } from "./dataset.ts"
 import { classFolders } from "./folder.ts"
 import { mnist } from "./idx.ts"
 import { parquetDataset, parquetSplit } from "./parquet.ts"
-import { roleOf } from "./roles.ts"
+import { roleOf, splitsFound } from "./roles.ts"
 import { namesIn } from "./whole.ts"
 
 export type SplitName = keyof Splits
@@ -91,7 +91,7 @@ const lookedFor = (): string =>
 
 /** One of a dataset's parts. Error: E_DATASET_EMPTY listing those that there are. */
 export function splitOf(splits: Splits, split: SplitName, where: string): NamedDataset {
-  const text = `no ${split} split; splits found: ${Object.keys(splits).join(", ")}`
+  const text = `no ${split} split; ${splitsFound(Object.keys(splits))}`
   return splits[split] ?? fail("E_DATASET_EMPTY", `${where}: ${text}`)
 }
 
@@ -146,8 +146,9 @@ async function openFolder(root: string, split: SplitName): Promise<NamedDataset>
   const splits = folders.filter((name) => roleOf(name) !== undefined)
   if (!splits.length) return classFolders(root)
   const named = (role: SplitName) => splits.find((name) => roleOf(name) === role)
-  const text = `no ${split} split; splits found: ${splits.join(", ")}`
+  const text = `no ${split} split; ${splitsFound(splits)}`
   const folder = named(split) ?? fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root })
   const train = named("train")
-  return classFolders(join(root, folder), train === undefined ? undefined : (await list(join(root, train))).folders)
+  const classes = train === undefined ? undefined : (await list(join(root, train))).folders
+  return classFolders(join(root, folder), classes, splits)
 }

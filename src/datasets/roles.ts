@@ -14,6 +14,9 @@ const NAMES: { readonly [R in Role]: readonly string[] } = {
 export const roleOf = (name: string): Role | undefined =>
   (["train", "test", "val"] as const).find((role) => NAMES[role].includes(name.toLowerCase()))
 
+/** What messages say of the splits that there are. */
+export const splitsFound = (names: Iterable<string>): string => `splits found: ${listed([...names]) || "none"}`
+
 /** Which split plays another's part: `{ test: "val" }` where the test images have no labels, as ImageNet's. */
 export interface RoleOptions {
   readonly test?: "val"
@@ -34,7 +37,7 @@ export function byRole<T>(
   if (missing.length > 0) {
     const advice =
       found.has("val") && missing.includes("test") ? `; option test: "val" tests on the validation split` : ""
-    const text = `no ${missing.join(" and no ")} split; splits found: ${listed([...found.keys()]) || "none"}${advice}`
+    const text = `no ${missing.join(" and no ")} split; ${splitsFound(found.keys())}${advice}`
     fail("E_DATASET_EMPTY", `${where}: ${text}`, { file: where })
   }
   const val = test === "val" ? undefined : found.get("val")

@@ -254,14 +254,15 @@ async function checked(certificate: Certificate, tolerance: number, temp: string
 }
 
 function about(model: LoadedViT, graph: ExportedGraph, certificate: Certificate | undefined): Record<string, unknown> {
-  const { name, folder } = model.source
+  const { name, folder, checkpoint } = model.source
   const commit = /[/\\]snapshots[/\\]([0-9a-f]{40})$/.exec(folder)?.[1]
   return {
     tool: { name: "vit-prisma", version },
     source: {
       name: commit ? name : name.split(/[/\\]/).findLast((part) => part),
       ...(commit && { commit }),
-      weights: model.source.checkpoint.source,
+      weights: checkpoint.source,
+      ...(checkpoint.unused.length && { unused: checkpoint.unused }),
     },
     family: model.config.family,
     architecture: model.config.architecture,

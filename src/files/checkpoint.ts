@@ -17,6 +17,8 @@ export interface Checkpoint {
   readonly format: Format
   /** The name, inside the folder, of the weight file or shard index that was chosen. */
   readonly source: string
+  /** Others of its format that are there too and that it goes before. */
+  readonly unused: readonly string[]
   /** Real paths of the files that hold the weights. */
   readonly files: readonly string[]
   readonly tensors: ReadonlyMap<string, StoredTensor | Tensor>
@@ -70,17 +72,18 @@ const OPEN: { [F in Format]: (path: string) => Promise<Weights> } = {
  * E_SHARD_MISSING, E_INDEX_MISMATCH, E_DUPLICATE_TENSOR, E_UNSAFE_PATH, E_CACHE_CORRUPT, and those of the files. */
 export async function openCheckpoint(dir: string, { allowPickle = false } = {}): Promise<Checkpoint> {
   const place = await placeOf(dir)
-  const { source, format, ignored } = chooseWeights(
+  const { source, format, unused } = chooseWeights(
     dir,
     await readdir(place.folder).catch((e: unknown) => readError(e, dir)),
     allowPickle,
   )
-  const warnings = ignored.map((name) => `${dir}: ${name} is there too and was not used; ${source} goes before it`)
+  const warnings = unused.map((name) => `${dir}: ${name} is there too and was not used; ${source} goes before it`)
   const path = await locate(place, source, "pointer")
   if (!source.endsWith(".index.json")) {
     const weights = await OPEN[format](path)
     const { tensors, opaque } = weights
-    return { format, source, files: [weights.path], tensors, opaque, warnings: [...warnings, ...weights.warnings] }
+    const found = { format, source, unused, files: [weights.path], tensors, opaque }
+    return { ...found, warnings: [...warnings, ...weights.warnings] }
   }
   const index = await readShardIndex(join(dir, source))
   const paths = await locateShards(place, index, join(dir, source))
@@ -91,7 +94,7 @@ export async function openCheckpoint(dir: string, { allowPickle = false } = {}):
   if (index.totalSize !== undefined && index.totalSize !== bytes) {
     warnings.push(`${join(dir, source)}: total_size is ${index.totalSize}, the tensors have ${bytes} bytes`)
   }
-  return { format, source, files: [...shards.values()].map((s) => s.path), tensors, opaque, warnings }
+  return { format, source, unused, files: [...shards.values()].map((s) => s.path), tensors, opaque, warnings }
 }
 
 export function chooseWeights(dir: string, names: readonly string[], allowPickle: boolean) {
@@ -108,8 +111,8 @@ export function chooseWeights(dir: string, names: readonly string[], allowPickle
     const what = `holds weights only as a pickle (${source}), which can carry code; convert it at ${CONVERT}`
     fail("E_UNSAFE_FORMAT", `${dir}: ${what} or, if you trust it, read it with --allow-pickle`, { file: dir })
   }
-  const ignored = found.slice(1).filter(([, other]) => other === format)
-  return { source, format, ignored: ignored.map(([name]) => name) }
+  const unused = found.slice(1).filter(([, other]) => other === format)
+  return { source, format, unused: unused.map(([name]) => name) }
 }
 
 interface Place {

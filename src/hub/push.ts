@@ -153,6 +153,8 @@ async function hashOf(content: Content, kind: "sha256" | "git", goOn: () => void
 /** What one call has to do with one repo. */
 class Push {
   sent = 0
+  /** The Hub has taken a request that only those who may write here may send. */
+  private mayWrite = false
 
   constructor(
     readonly http: HubHttp,
@@ -234,9 +236,10 @@ class Push {
     const found: Content[] = []
     for (const content of contents) {
       const is = before.get(content.path)
-      const same =
-        is?.size === content.size &&
-        (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
+      const isAlike = is?.size === content.size
+      // What a token may do with this very repo, its account does not tell; who may not write is refused before any is hashed.
+      if (isAlike && !this.mayWrite) await this.modes("main", [content])
+      const same = isAlike && (await hashOf(content, is.etag.length === 40 ? "git" : "sha256", this.goOn)) === is.etag
       if (!same) found.push(content)
     }
     return found
@@ -274,6 +277,7 @@ class Push {
         if (uploadMode !== "lfs" && uploadMode !== "regular") protocol(url, repo, `does not say how ${path} is stored`)
         modes.set(path, shouldIgnore === true ? "ignored" : uploadMode)
       }
+      this.mayWrite = true
     }
     return modes
   }

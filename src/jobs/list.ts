@@ -1,5 +1,6 @@
 /** @file Lists of models: one repo id or folder a line, `@revision` behind it, `#` before what is not read. */
 import { createHash } from "node:crypto"
+import { existsSync } from "node:fs"
 import { basename, resolve } from "node:path"
 import { readWhole } from "../datasets/whole.ts"
 import { fail } from "../errors.ts"
@@ -45,7 +46,7 @@ export function parseList(text: string, name: string): ModelList {
   const named: Omit<Listed, "slug">[] = []
   const warnings: string[] = []
   for (const [i, raw] of text.split(/\r\n|\r|\n/).entries()) {
-    const line = raw.replace(/(^|\s)#.*$/, "").trim()
+    const line = unremarked(raw)
     if (line === "") continue
     if (/\p{Cc}/u.test(line))
       fail("E_INPUT", `${name}:${i + 1}: ${quote(line)} holds a control character`, { file: name })
@@ -59,6 +60,13 @@ export function parseList(text: string, name: string): ModelList {
     } else warnings.push(`${name}:${i + 1}: ${quote(line)} stands in line ${before} already and is done once`)
   }
   return { models: withSlugs(named, name), warnings }
+}
+
+/** A line without what stands behind a `#`, but for one in the name of a folder that is there. */
+function unremarked(line: string): string {
+  const ends = [...line.matchAll(/(?<=^|\s)#/g)].map(({ index }) => index)
+  const [shortest, ...longer] = [...ends, line.length].map((end) => line.slice(0, end).trim())
+  return longer.findLast((text) => existsSync(text)) ?? shortest!
 }
 
 /** What can be no repo id. */

@@ -20,7 +20,7 @@ export const BAD = {
 
 /** Source of a module for `--import`: killers kill, and each folder that is published is a line of the file in PUBLISHED. */
 const PRELOAD = `
-import { appendFileSync, renameSync } from "node:fs"
+import { appendFileSync, existsSync, renameSync } from "node:fs"
 import promises from "node:fs/promises"
 import { syncBuiltinESMExports } from "node:module"
 import { basename } from "node:path"
@@ -35,10 +35,15 @@ const ways = {
   // The first time only: each tensor is read by itself.
   slow: () => new Promise((done) => (ways.slow = undefined, setTimeout(done, 1000))),
 }
+// Until the test makes the file.
+const opened = async () => {
+  while (!existsSync(process.env.PUBLISHED + ".gate")) await new Promise((done) => setTimeout(done, 20))
+}
 const waits = () => new Promise(() => setInterval(() => {}, 1000))
 promises.open = async (path, ...rest) => {
   // In the midst of writing, when something half done lies there.
   if (/[/][.]killer-late[.]tmp-/.test(String(path))) await waits()
+  if (/[/][.]killer-gate[.]tmp-/.test(String(path))) await opened()
   const [, how] = /[/]killer-(\\w+)[^/]*[/]model[.]safetensors$/.exec(String(path)) ?? []
   await ways[how]?.()
   return open(path, ...rest)

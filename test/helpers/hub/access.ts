@@ -6,7 +6,8 @@ import type { Store } from "./store.ts"
 
 export interface User {
   readonly name: string
-  readonly role: "read" | "write"
+  /** "fineGrained": a token that lacks the right to write. */
+  readonly role: "read" | "write" | "fineGrained"
   readonly orgs?: readonly string[]
 }
 

@@ -38,7 +38,7 @@ export interface Asked {
 export interface HubOptions {
   /** Where it keeps things; a new folder. What lies there from another time counts. */
   readonly root?: string
-  /** Accounts by their tokens; by default `hf_write` of "owner", and `hf_read` of the same, which may not write. */
+  /** Accounts by their tokens; by default `hf_write` of "owner", `hf_read` and `hf_fine` of the same, which may not write. */
   readonly tokens?: Readonly<Record<string, User>>
   /** Entries of a listing in one page; 1000. */
   readonly pageSize?: number
@@ -60,6 +60,7 @@ export interface RepoOptions {
 const TOKENS: Readonly<Record<string, User>> = {
   hf_write: { name: "owner", role: "write", orgs: ["org"] },
   hf_read: { name: "owner", role: "read", orgs: ["org"] },
+  hf_fine: { name: "owner", role: "fineGrained", orgs: ["org"] },
   hf_other: { name: "other", role: "write" },
 }
 
