@@ -3,6 +3,7 @@ import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs"
 import { basename, join } from "node:path"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
+import type { PrismaError } from "../src/errors.ts"
 import { downloadModel, type DownloadOptions } from "../src/hub/download.ts"
 import { hubHttp } from "../src/hub/http.ts"
 import {
@@ -17,6 +18,7 @@ import {
 } from "./helpers/download-hub.ts"
 import { fakeClock } from "./helpers/fake-clock.ts"
 import { thrown } from "./helpers/thrown.ts"
+import { CVE_NAMES } from "./helpers/unsafe-names.ts"
 import * as v from "./helpers/variants.ts"
 
 const CASE = "hf-vit-grey-relu"
@@ -58,6 +60,7 @@ function get(cacheDir: string, options: DownloadOptions = {}) {
 }
 
 const WEIGHTS = "model.safetensors"
+const INDEX = `${WEIGHTS}.index.json`
 const isWeights = ({ host, path }: Asked): boolean => host === "store" || path.endsWith(WEIGHTS)
 /** A fault of the answers that carry weights' bytes: the first of them, or all. */
 const onBody = (fault: Fault, times = Infinity): Fault => {
@@ -248,10 +251,12 @@ describe("the network", () => {
     // A try that is sent on begins again at the Hub: main, tree, config, weights, the store.
     expect(work.clock.slept.filter((ms) => ms === 1000)).toHaveLength(4)
   })
-  it("answers 503 for ever: E_HUB_UNAVAILABLE after 5 tries", async () => {
+  it("answers 503 for ever (HD-06): E_HUB_UNAVAILABLE after 5 tries more than the first", async () => {
     hub.fault = (_, response) => Boolean(response.writeHead(503).end())
-    expect((await thrown(get(fresh()))).code).toBe("E_HUB_UNAVAILABLE")
-    expect(hub.asked).toHaveLength(5)
+    const work = get(fresh())
+    expect((await thrown(work)).code).toBe("E_HUB_UNAVAILABLE")
+    expect(hub.asked).toHaveLength(6)
+    expect(work.clock.slept).toEqual([1000, 2000, 4000, 8000, 8000])
   })
   it("is cut once (HD-07): resumed by Range, and little comes twice", async () => {
     const size = 400_000
@@ -326,6 +331,56 @@ describe("the network", () => {
     clearInterval(ticking)
     // Of 30 s each, and the waits between.
     expect([error.code, hub.asked.filter((a) => a.host === "store").length]).toEqual(["E_HUB_TIMEOUT", 3])
+  })
+
+  /** Download weights of this size, of whose body `n` bytes come every 5 s, and after so many times the connection breaks. */
+  async function slowly(size: number, n: number, times = Infinity) {
+    const weights = serve(size).files.get(WEIGHTS)!
+    const clock = fakeClock(0.999)
+    const began = clock.now()
+    const ranges: (string | null)[] = []
+    const send: typeof fetch = async (input, init) => {
+      const response = await fetch(input, init)
+      if (!response.url.startsWith(hub.storeUrl)) return response
+      const range = new Headers(init?.headers).get("range")
+      ranges.push(range)
+      await response.body?.cancel()
+      let [at, left] = [Number(/\d+/.exec(range ?? "0")), times]
+      const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+        if (at === size) return controller.close()
+        if (left-- === 0) return controller.error(new TypeError("terminated"))
+        clock.pass(5000)
+        controller.enqueue(weights.slice(at, (at = Math.min(size, at + n))))
+      }
+      const { status, headers } = response
+      return new Response(new ReadableStream({ pull }, { highWaterMark: 0 }), { status, headers })
+    }
+    const cache = fresh()
+    const work = get(cache, { http: hubHttp({ endpoint: hub.url, clock, send }) })
+    const error = await work.then(() => undefined, (e: PrismaError) => e) // prettier-ignore
+    return { error, cache, ranges, seconds: (clock.now() - began) / 1000 }
+  }
+  it.each<[string, number, number, number]>([
+    ["a small file", 500, Infinity, 3],
+    ["a large file", 4_000_000, Infinity, 3],
+    ["a small file, and is cut now and then", 500, 4, 4],
+  ])("brings a byte every five seconds of %s (HD-13): tried again, then E_HUB_TIMEOUT within 120 s", async (_, size, times, tries) => {
+    const { error, cache, ranges, seconds } = await slowly(size, 1, times)
+    expect(error).toMatchObject({ code: "E_HUB_TIMEOUT", retryable: true, repo: "owner/model" })
+    expect(error!.message).toContain("less than 1000 bytes a second came for")
+    expect(seconds).toBeLessThanOrEqual(120)
+    expect(ranges).toHaveLength(tries)
+    expect(ranges.slice(1).every((range) => /^bytes=[1-9]/.test(range!))).toBe(true)
+    checkCache(cache, { partials: 1 })
+  }) // prettier-ignore
+  it.each<[string, number]>([
+    ["in one piece", Infinity],
+    ["in many, each of which is cut", 5],
+  ])("is slow, but not dead: 1.2 kB a second come to an end, %s", async (_, times) => {
+    const { error, cache, ranges, seconds } = await slowly(400_000, 6000, times)
+    expect([error, checkCache(cache).length]).toEqual([undefined, 2])
+    expect(seconds).toBeGreaterThan(300)
+    expect(ranges).toHaveLength(times === Infinity ? 1 : Math.ceil(400_000 / 6000 / times))
   })
   it("is away, and the branch is in the cache (HD-23): its commit is used, with a warning", async () => {
     serve()
@@ -482,39 +537,64 @@ describe("what comes is not what was asked for", () => {
   })
 })
 
-/** The 13 of CVE-2026-15717, and more of each kind. */
 const HOSTILE = [
+  ...CVE_NAMES,
   "../x", "../../x", "a/../../x", "..", ".", "/etc/passwd", "//x", "a//b", "a/", "C:\\x", "C:/x", "..\\x", "a\\..\\b", "a\u0000b", "a\nb", "\u001b[2J",
   ". .", "...", "a/./b", "a/.. /b", "a/../b", "\\\\host\\share", "/", "", "~\u0007", "a/\ud800", "x".repeat(256), `${"y/".repeat(1600)}z`, "c:x", "a/ /b",
   "blobs/../../refs/main", "./x", "x/.", "x/..", " ", "\u007f", "a/\u0085/b", "..//x", "....//../x", "a/b/c/../../../../d", "\\", "a/\t/b", "..\u0000/x",
 ] // prettier-ignore
 
 describe("names from the server (PA-01, G20)", () => {
-  it(`are more than 43: the whole is refused, no file is written, none asked for`, async () => {
+  /** The names that come with the commit, whatever is in the list of files. */
+  const withCommit = (...names: string[]): Fault => ({ path }, _, send) =>
+    /\/revision\//.test(path) && (send({ body: Buffer.from(JSON.stringify({ sha: COMMIT, siblings: names.map((rfilename) => ({ rfilename })) })) }), true) // prettier-ignore
+
+  it("are more than 43, in the list of files or with the commit: the whole is refused, no file is written, none asked for", async () => {
     expect(new Set(HOSTILE).size).toBeGreaterThanOrEqual(43)
+    expect(CVE_NAMES).toHaveLength(13)
     const parent = fresh()
     const cache = v.folderAt(parent, "cache")
     for (const name of HOSTILE) {
       const { files } = serve()
-      files.set(name, noise(10))
-      hub.asked.length = 0
-      const error = await thrown(get(cache))
-      expect(error.code, JSON.stringify(name)).toBe("E_UNSAFE_PATH")
-      expect(hub.count(/resolve/)).toBe(0)
-      // Names of a listing without sizes are looked at as well.
-      files.delete(name)
-      hub.fault = ({ path }, _, send) => /\/revision\//.test(path) && (send({ body: Buffer.from(JSON.stringify({ sha: COMMIT, siblings: [{ rfilename: name }] })) }), true) // prettier-ignore
-      expect((await thrown(get(cache))).code).toBe("E_UNSAFE_PATH")
-      hub.fault = undefined
+      for (const isListed of [true, false]) {
+        if (isListed) files.set(name, noise(10))
+        else files.delete(name)
+        hub.fault = withCommit("config.json", WEIGHTS, ...(isListed ? [] : [name]))
+        expect((await thrown(get(cache))).code, JSON.stringify(name)).toBe("E_UNSAFE_PATH")
+      }
     }
+    expect([hub.count(/\/tree\//), hub.count(/resolve/)]).toEqual([HOSTILE.length, 0])
     expect([readdirSync(parent), readdirSync(cache)]).toEqual([["cache"], []])
-  })
-  it("that cannot be side by side (PA-07): E_NAME_COLLISION", async () => {
+  }) // prettier-ignore
+  it("that cannot be side by side (PA-07), in the list of files or with the commit: E_NAME_COLLISION", async () => {
     const { files } = serve()
+    const cache = fresh()
+    const collide = async () => expect((await thrown(get(cache))).code).toBe("E_NAME_COLLISION")
+    hub.fault = withCommit("a", "a/b")
+    await collide()
     files.set("a", noise(1))
     files.set("a/b", noise(1))
-    expect((await thrown(get(fresh()))).code).toBe("E_NAME_COLLISION")
+    hub.fault = withCommit("config.json", WEIGHTS)
+    await collide()
+    expect([hub.count(/\/tree\//), hub.count(/resolve/), readdirSync(cache)]).toEqual([1, 0, []])
   })
+  it("of shards that lead out of the folder (IX-03): E_UNSAFE_PATH before a shard is asked for", async () => {
+    const sharded = repoOf(v.caseFolder("hf-vit-sharded"))
+    hub.repos.set("owner/model", sharded)
+    const index = JSON.parse(Buffer.from(sharded.files.get(INDEX)!).toString()) as { weight_map: Record<string, string> }
+    const [tensor] = Object.keys(index.weight_map)
+    const parent = fresh()
+    const cache = v.folderAt(parent, "cache")
+    for (const name of new Set([...CVE_NAMES, "../x", "/etc/x", "C:\\x", "D:x", "\\\\h\\s\\x", "a/../../b", "folder/\\evil", "\0", "", "."])) {
+      index.weight_map[tensor!] = name
+      sharded.files.set(INDEX, Buffer.from(JSON.stringify(index)))
+      expect((await thrown(get(cache))).code, JSON.stringify(name)).toBe("E_UNSAFE_PATH")
+      v.remove(repoIn(cache))
+    }
+    const asked = hub.asked.filter(({ path }) => path.includes("/resolve/")).map(({ path }) => basename(path))
+    expect([[...new Set(asked)].sort(), hub.asked.filter((a) => a.host === "store")]).toEqual([["config.json", INDEX], []])
+    expect([readdirSync(parent), readdirSync(cache)]).toEqual([["cache"], [".locks", "CACHEDIR.TAG"]])
+  }) // prettier-ignore
   it("with every odd but safe character are asked for as they are", async () => {
     const sharded = repoOf(v.caseFolder("hf-vit-sharded"))
     const index = JSON.parse(Buffer.from(sharded.files.get("model.safetensors.index.json")!).toString()) as { weight_map: Record<string, string> } // prettier-ignore

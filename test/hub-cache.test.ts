@@ -120,6 +120,37 @@ describe("several processes", () => {
     expect(leftIn(cache)).toEqual([])
   })
 
+  const LINK = /snapshots\/\w+\/\.?model\.safetensors/
+  it.each<[string, string, RegExp, boolean]>([
+    ["before the weights have their name", "rename", /blobs\/\w{64}$/, false],
+    ["when they have it, before the snapshot has a link", "symlink", LINK, true],
+    ["when the snapshot has a link, before it is called by its name", "rename", LINK, true],
+  ])("of which one is killed %s (HD-29): the next fetches no byte twice, and nothing is left", async (_, call, target, isNamed) => {
+    const { files } = serve()
+    const weights = files.get("model.safetensors")!
+    const cache = fresh()
+    const preload = `
+      import fs from "node:fs/promises"
+      import { syncBuiltinESMExports } from "node:module"
+      const real = fs.${call}
+      fs.${call} = (from, to) => ${String(target)}.test(to) ? process.kill(process.pid, "SIGKILL") : real(from, to)
+      syncBuiltinESMExports()`
+    expect((await runTs(CHILD, { args: [hub.url, cache, "owner/model"], preload })).signal).toBe("SIGKILL")
+    const blobs = join(repoIn(cache), "blobs")
+    const there = readdirSync(blobs).filter((name) => name.includes(sha256(weights)))
+    expect(there).toEqual([isNamed ? sha256(weights) : expect.stringMatching(/^\.\w{64}\.tmp-/)])
+    expect(statSync(join(blobs, there[0]!)).size).toBe(weights.length)
+    const snapshot = join(repoIn(cache), "snapshots", COMMIT)
+    expect(readdirSync(snapshot)).not.toContain("model.safetensors")
+    checkBlobs(cache)
+    hub.asked.length = 0
+    await downloadModel("owner/model", online(cache))
+    expect(hub.asked.filter((a) => a.host === "store")).toEqual([])
+    expect(readFileSync(join(snapshot, "model.safetensors")).equals(weights)).toBe(true)
+    checkBlobs(cache)
+    expect([leftIn(cache), (await findDamage(repoPlace(cache, "owner/model"))).damages]).toEqual([[], []])
+  }) // prettier-ignore
+
   it("of which one is killed at every step that changes the cache (HD-29): the next ends well, and nothing is left", async () => {
     serve()
     const steps = async (kill: number, cache: string) => {

@@ -77,7 +77,7 @@ describe("an answer that can be had again is asked for again", () => {
     await work
     expect(work.clock.slept).toHaveLength(2)
     for (const ms of work.clock.slept) expect([ms >= 2000, ms <= 4000]).toEqual([true, true])
-    expect(work.waits.join()).toMatch(/revision\/main: HTTP 429; trying again in 2 s \(2 of 5\)/)
+    expect(work.waits.join()).toMatch(/revision\/main: HTTP 429; trying again in 2 s \(2 of 6\)/)
   })
 
   const BROKEN: readonly (readonly [string, Effect])[] = [
@@ -244,24 +244,28 @@ describe("a disk", () => {
     import { downloadModel } from "../src/hub/download.ts"
     const [endpoint, root] = process.argv.slice(2)
     const rows = []
-    const calls = ["write", "sync", "rename", "open", "mkdir", "symlink"]
-    for (const [code, only] of [["ENOSPC", ["write"]], ["EFBIG", ["write"]], ["EIO", calls]]) {
-      for (let at = 1; ; at += code === "EIO" ? 3 : 1) {
+    const others = ["open", "mkdir", "symlink"]
+    const cases = ["write", "sync", "rename"].map((call) => ["owner/small", "EIO", [call], /blobs\\/\\.?[0-9a-f]{40}/])
+    cases.push(["owner/model", "ENOSPC", ["write"]], ["owner/model", "EFBIG", ["write"]], ["owner/model", "EIO", others])
+    for (const [id, code, only, where] of cases) {
+      for (let at = 1; ; at += only === others ? 3 : 1) {
         const cacheDir = mkdtempSync(join(root, "disk-"))
-        Object.assign(faults, { calls: [], at, code, only })
-        const get = () => downloadModel("owner/model", { endpoint, cacheDir, token: false })
+        Object.assign(faults, { calls: [], at, code, only, where })
+        const get = () => downloadModel(id, { endpoint, cacheDir, token: false })
         const error = await get().then(() => undefined, (e) => e)
         const isOver = faults.calls.length < at
         faults.at = 0
         if (isOver) break
         const left = readdirSync(cacheDir, { recursive: true }).filter((n) => /[.]tmp-|[.]pid$/.test(n))
         await get()
-        rows.push({ code, got: error?.code, message: error?.message, left, cacheDir })
+        rows.push({ id, code, call: only[0], got: error?.code, message: error?.message, left, cacheDir })
       }
     }
     console.log(JSON.stringify(rows))`
   interface Row {
+    readonly id: string
     readonly code: string
+    readonly call: string
     readonly got?: string
     readonly message?: string
     readonly left: string[]
@@ -270,17 +274,23 @@ describe("a disk", () => {
 
   it("that is full or broken at any step of writing (HD-28) is E_DISK_FULL or E_IO; the next download ends well", async () => {
     hub.addRepo(ID, Object.fromEntries(readdirSync(FOLDER).map((n) => [n, readFileSync(join(FOLDER, n))])))
+    hub.addRepo("owner/small", { "config.json": read("config.json"), [WEIGHTS]: read(WEIGHTS) })
     const ran = await runTs(PROGRAM, { args: [hub.url, fresh()], preload: FAULTS, timeout: 60_000 })
     expect([ran.code, ran.stderr]).toEqual([0, ""])
     const rows = JSON.parse(ran.stdout) as Row[]
     // How many writes there are is the network's choice; each of the files is written at least once.
     for (const code of ["ENOSPC", "EFBIG", "EIO"]) expect(rows.filter((r) => r.code === code).length).toBeGreaterThan(2)
-    for (const { code, got, message, left, cacheDir } of rows) {
+    for (const { id, code, got, message, left, cacheDir } of rows) {
       // The tag for backups and locks are done without.
       if (got !== undefined) expect([code, got, message]).toEqual([code, code === "EIO" ? "E_IO" : "E_DISK_FULL", message])
       expect(left).toEqual([])
-      expect(layoutProblems(repoIn(cacheDir, ID)).filter((p) => !/relative link: none|of no use/.test(p))).toEqual([])
+      expect(layoutProblems(repoIn(cacheDir, id)).filter((p) => !/relative link: none|of no use/.test(p))).toEqual([])
     }
+    // No step of the two blobs is.
+    const ofBlobs = rows.filter(({ id }) => id === "owner/small")
+    for (const { call, got } of ofBlobs) expect([call, got]).toEqual([call, "E_IO"])
+    const steps = ["write", "sync", "rename"].map((call) => ofBlobs.filter((row) => row.call === call).length)
+    expect([steps[0]! >= 2, ...steps.slice(1)]).toEqual([true, 2, 2])
     const full = rows.filter((r) => r.got === "E_DISK_FULL" && r.message!.startsWith("model"))
     for (const code of ["ENOSPC", "EFBIG"]) expect(full.filter((r) => r.code === code).length).toBeGreaterThan(0)
     for (const { message } of full) expect(message).toMatch(/^model\S+ of owner\/model: needs [\d.]+ [MG]B more, the disk has [\d.]+ [MG]B: .*E(NOSPC|FBIG)/) // prettier-ignore

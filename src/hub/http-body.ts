@@ -5,10 +5,13 @@ import { interrupted, networkError, type Asked } from "./http-errors.ts"
 import { plainUrl } from "./redirects.ts"
 
 /** Bytes a second that a transfer must have; less for the stall time, by windows of half of it, is a dead one. */
-const SLOWEST = 1000
-const TOO_SLOW = `less than ${SLOWEST} bytes a second came`
+export const SLOWEST = 1000
+export const TOO_SLOW = `less than ${SLOWEST} bytes a second came`
 /** Stall times after which a slow one is dead at the latest, wherever its windows end: three tries take less than two minutes. */
 const LATEST = 1.15
+/** Milliseconds without a byte after which a body that is not part of a try is dead, and after which a slow one is at the latest. */
+export const BODY_STALL = 30_000
+export const BODY_LATEST = LATEST * BODY_STALL
 
 export interface Watch {
   readonly asked: Asked
@@ -20,11 +23,12 @@ export interface Watch {
   readonly signal?: AbortSignal | null | undefined
 }
 
-export const timeout = ({ url, repo }: Asked, ms: number, what: string): PrismaError =>
+export const timeout = ({ url, repo }: Asked, ms: number, what: string, cause?: unknown): PrismaError =>
   new PrismaError("E_HUB_TIMEOUT", `${plainUrl(url)}: ${what} for ${Math.round(ms / 1000)} s; try again later`, {
     url: plainUrl(url),
     ...(repo && { repo }),
     retryable: true,
+    cause,
   })
 
 /** The response with a body that throws E_HUB_TIMEOUT where it stalls, E_HUB_PROTOCOL above `maxBytes`, E_NETWORK where it breaks. */

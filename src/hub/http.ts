@@ -4,7 +4,7 @@ import { fail, keepSecret, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { version } from "../version.ts"
 import { clock as realClock, type Clock } from "./clock.ts"
-import { timeout, watched, WatchedBlob } from "./http-body.ts"
+import { BODY_STALL, timeout, watched, WatchedBlob } from "./http-body.ts"
 import { cleaned, interrupted, isUnknownHost, networkError, statusError, type Asked } from "./http-errors.ts"
 import { isRedirect, plainUrl, redirectTarget } from "./redirects.ts"
 import { backoff, isRetried, MAX_TRIES, MAX_WAIT, wished } from "./retry.ts"
@@ -25,7 +25,7 @@ export interface HubHttpOptions {
 export interface HubInit extends RequestInit {
   /** The repo that is asked about, for errors. */
   readonly repo?: string
-  /** Tries of this request; 5, and 1 where the body is a stream. */
+  /** Tries of this request; 6, and 1 where the body is a stream. */
   readonly tries?: number
   /** Bytes that the answer may have. */
   readonly maxBytes?: number
@@ -55,7 +55,7 @@ export interface HubHttp {
 }
 
 /** Five times the first and the waits between are less than the two minutes after which a request has failed. */
-const [STALL, BODY_STALL] = [20_000, 30_000]
+const STALL = 20_000
 const MAX_JSON = 16 * 2 ** 20
 /** Tries of a name that nobody knows: more often the network is off than the name comes back in a moment. */
 const TRIES_OF_NAME = 3
@@ -174,7 +174,9 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       const again = done < most && (!failed || got.retryable)
       const wish = failed ? undefined : wished(got.headers, clock.now())
       const ms = wish === undefined ? backoff(done, clock.random()) : wish + 1000 * clock.random()
-      const late = failed && clock.now() - began + ms > MAX_WAIT
+      // What stood still may do so again.
+      const next = failed && got.code === "E_HUB_TIMEOUT" ? (init.stall ?? STALL) : 0
+      const late = failed && clock.now() - began + ms + next > MAX_WAIT
       if (!again || late || waited + ms > MAX_WAIT) throw failed ? got : await statusThrown(got, asked)
       if (!failed) discard(got)
       waited += ms

@@ -1,7 +1,8 @@
 /** @file What is tried again and after how long (https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3,
  * https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/). */
 
-export const MAX_TRIES = 5
+/** Five more than the first, as huggingface_hub has it. */
+export const MAX_TRIES = 6
 /** Milliseconds that one request may wait in all. */
 export const MAX_WAIT = 120_000
 

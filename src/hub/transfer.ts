@@ -5,10 +5,11 @@ import { fail, PrismaError, type ErrorCode } from "../errors.ts"
 import { openResumable, type Resumable } from "../files/resumable.ts"
 import { quote } from "../tensor/quote.ts"
 import { blobHash, type BlobHash } from "./hash.ts"
+import { BODY_LATEST, SLOWEST, timeout, TOO_SLOW } from "./http-body.ts"
 import { discard, hubUrl, segments, type HubHttp } from "./http.ts"
 import type { RepoFile } from "./listing.ts"
 import { plainUrl } from "./redirects.ts"
-import { backoff } from "./retry.ts"
+import { backoff, MAX_TRIES, MAX_WAIT } from "./retry.ts"
 import { freeBytes, gigabytes } from "./space.ts"
 
 export interface Transfer {
@@ -23,12 +24,17 @@ export interface Transfer {
   readonly onBytes?: (done: number) => void
 }
 
-/** Tries in a row that bring nothing new; those that stand still take 30 s each. */
-const [FRUITLESS, STALLED] = [5, 3]
 /** A try that brings less than this share of the file, or so many bytes, counts as fruitless. */
 const [SHARE, BYTES] = [0.01, 1 << 20]
 /** Downloads from the first byte, where the last had a wrong size or hash. */
 const CLEAN = 2
+
+/** What bodies brought since all went well, and milliseconds: that they took, and those with the waits between. */
+interface Pace {
+  bytes: number
+  ms: number
+  all: number
+}
 
 /** Something came that is not the file: once may be an accident, so it is fetched again from the start. */
 class WrongContent extends Error {}
@@ -71,11 +77,12 @@ const USELESS: ReadonlySet<ErrorCode> = new Set(["E_INTEGRITY", "E_DISK_FULL", "
 
 async function complete(t: Transfer, part: Resumable): Promise<void> {
   const { clock } = t.http
-  let [fruitless, stalled, wrong] = [0, 0, 0]
+  let [fruitless, wrong] = [0, 0]
+  let pace: Pace = { bytes: 0, ms: 0, all: 0 }
   for (;;) {
     const before = part.size
     try {
-      return await bring(t, part)
+      return await bring(t, part, pace)
     } catch (error) {
       if (error instanceof NoBody) throw error.cause
       const gained = part.size - before >= Math.min(BYTES, Math.max(1, SHARE * t.file.size))
@@ -88,13 +95,26 @@ async function complete(t: Transfer, part: Resumable): Promise<void> {
       const isTyped = error instanceof PrismaError
       if (!(error instanceof EndedEarly) && !(isTyped && error.retryable)) throw error
       fruitless = gained ? 0 : fruitless + 1
-      stalled = gained || (isTyped && error.code !== "E_HUB_TIMEOUT") ? 0 : stalled + 1
-      if (fruitless === FRUITLESS || stalled === STALLED) throw error
+      if (fruitless === MAX_TRIES) throw error
+      const isTimeout = isTyped && error.code === "E_HUB_TIMEOUT"
+      // Some bytes of a small file are a share of it too, however slowly they drip.
+      if (!isSlow(pace) && (gained || !isTimeout)) pace = { bytes: 0, ms: 0, all: 0 }
+      const ms = backoff(fruitless + 1, clock.random())
+      if (pace.all + ms + BODY_LATEST > MAX_WAIT) {
+        const asked = { url: urlOf(t), repo: t.repo, authorized: t.http.authorized }
+        throw isTimeout ? error : timeout(asked, pace.all, TOO_SLOW, error)
+      }
+      pace.all += ms
       // An end of the wait by the signal is told by the next request.
-      await clock.sleep(backoff(fruitless + 1, clock.random()), t.signal).catch(() => {})
+      await clock.sleep(ms, t.signal).catch(() => {})
     }
   }
 }
+
+const isSlow = ({ bytes, ms }: Pace): boolean => bytes * 1000 < SLOWEST * ms
+
+const urlOf = ({ http, repo, commit, file }: Transfer): string =>
+  hubUrl(http.endpoint, ...segments(repo), "resolve", commit, ...segments(file.path))
 
 function integrity({ repo, file }: Transfer, what: string): never {
   const how = "the Hub or something on the way changes it; try another network, or later"
@@ -105,12 +125,12 @@ function integrity({ repo, file }: Transfer, what: string): never {
 }
 
 /** Fetch what is missing, and check the whole. */
-async function bring(t: Transfer, part: Resumable): Promise<void> {
+async function bring(t: Transfer, part: Resumable, pace: Pace): Promise<void> {
   const { size, etag } = t.file
   if (part.size > size) await part.restart()
   let hash = await hashed(part, etag, size)
   t.onBytes?.(part.size)
-  if (part.size < size || size === 0) hash = await fetchRest(t, part, hash)
+  if (part.size < size || size === 0) hash = await fetchRest(t, part, hash, pace)
   const got = hash.hex()
   if (got !== etag) throw new WrongContent(`expected ${nameOf(etag)} ${etag}, got ${got}`)
 }
@@ -123,11 +143,10 @@ async function hashed(part: Resumable, etag: string, size: number): Promise<Blob
   return hash
 }
 
-async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash): Promise<BlobHash> {
-  const { http, repo, commit, file, signal } = t
-  const url = hubUrl(http.endpoint, ...segments(repo), "resolve", commit, ...segments(file.path))
+async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash, pace: Pace): Promise<BlobHash> {
+  const { http, repo, file, signal } = t
   const response = await http
-    .request(url, {
+    .request(urlOf(t), {
       repo,
       // No If-Range: a store behind a redirect calls the file by another ETag. The hash of the whole is what counts.
       headers: part.size ? { range: `bytes=${part.size}-` } : {},
@@ -141,19 +160,30 @@ async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash): Promise
   if (response.status === 416) {
     discard(response)
     await part.restart()
-    return fetchRest(t, part, blobHash(file.etag, file.size))
+    return fetchRest(t, part, blobHash(file.etag, file.size), pace)
   }
   const hash = await agree(t, part, response, begun)
-  let length = part.size
-  for await (const bytes of response.body ?? []) {
-    length += bytes.length
-    if (length > file.size) {
-      discard(response)
-      throw new WrongContent(`expected ${file.size} bytes, got more`)
+  const start = part.size
+  let length = start
+  const began = http.clock.now()
+  try {
+    for await (const bytes of response.body ?? []) {
+      length += bytes.length
+      if (length > file.size) {
+        discard(response)
+        throw new WrongContent(`expected ${file.size} bytes, got more`)
+      }
+      hash.update(bytes)
+      await part.append(bytes)
+      t.onBytes?.(part.size)
     }
-    hash.update(bytes)
-    await part.append(bytes)
-    t.onBytes?.(part.size)
+  } finally {
+    const bytes = length - start
+    // No server is slow for longer; a machine that slept may have been away.
+    const ms = Math.min(http.clock.now() - began, (bytes / SLOWEST) * 1000 + BODY_LATEST)
+    pace.bytes += bytes
+    pace.ms += ms
+    pace.all += ms
   }
   if (length < file.size) throw new EndedEarly(`expected ${file.size} bytes, got ${length}`)
   return hash

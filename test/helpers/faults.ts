@@ -6,14 +6,22 @@ export const FAULTS = `
 import { createRequire, syncBuiltinESMExports } from "node:module"
 const fs = createRequire(import.meta.url)("node:fs/promises")
 // calls: what was called so far; at: the number of the call that goes wrong (0: none); only: the calls that count;
-// code: an error code, or SIGKILL.
+// where: the paths, or their targets, that count; code: an error code, or SIGKILL.
 const faults = (globalThis.faults = { calls: [], at: 0, only: undefined, code: "SIGKILL" })
 if (process.env.FAULT_AT) faults.at = Number(process.env.FAULT_AT)
+const paths = new WeakMap()
 const around = (name, call) =>
   async function (...args) {
-    if (faults.only && !faults.only.includes(name)) return call.apply(this, args)
+    const real = async () => {
+      const got = await call.apply(this, args)
+      if (name === "open") paths.set(got, args[0])
+      return got
+    }
+    if (faults.only && !faults.only.includes(name)) return real()
+    const path = paths.get(this) ?? args[["rename", "link", "symlink", "copyFile"].includes(name) ? 1 : 0]
+    if (faults.where && !faults.where.test(path)) return real()
     faults.calls.push(name)
-    if (faults.calls.length !== faults.at) return call.apply(this, args)
+    if (faults.calls.length !== faults.at) return real()
     // A write that fails has often written something.
     if (name === "write") await call.call(this, args[0], args[1] ?? 0, Math.floor((args[2] ?? args[0].length) / 2))
     if (faults.code === "SIGKILL") {
