@@ -45,6 +45,9 @@ const HOOKS = [
   "blocks.*.mlp.hook_p*",
 ]
 
+/** Of three in a row: all are measured as warm as a forward pass. */
+const ofThree = async (work: () => Promise<unknown>) => median([await ms(work), await ms(work), await ms(work)])
+
 async function ms(work: () => Promise<unknown>): Promise<number> {
   const start = performance.now()
   await work()
@@ -85,7 +88,7 @@ for (let i = 0; i < Number(options.rounds); i++) {
   const pass = median([...forwards, ...later])
   rows.patch.push(sweepMs / (sample.length * pass))
   for (const name of ["zero", "cache", "run"] as const) {
-    rows[name].push((await ms(() => attribute(SOURCES[name]!))) / pass)
+    rows[name].push((await ofThree(() => attribute(SOURCES[name]!))) / pass)
   }
   process.stderr.write(
     `round ${i + 1}: forward ${pass.toFixed(0)} ms, a patch ${rows.patch.at(-1)!.toFixed(3)}, attribution ${[rows.zero, rows.cache, rows.run].map((r) => r.at(-1)!.toFixed(2)).join(", ")} forwards\n`,
@@ -119,7 +122,7 @@ else {
   )
 }
 if (options.all) {
-  const pass = median([await ms(forward), await ms(forward), await ms(forward)])
+  const pass = await ofThree(forward)
   const whole = await ms(() => patches(all))
   console.log(
     `all ${all.length} patches: ${(whole / 1000).toFixed(1)} s, ${(whole / all.length / pass).toFixed(3)} forwards each`,

@@ -61,10 +61,14 @@ const norm =
     return w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
   }
 
+/** A number of float32, once however often it is used. */
+const scalar = (w: Writing, x: number): string =>
+  w.once(`number_${Object.is(x, -0) ? "-0" : x}`, (name) => w.initializer(name, float32([], [x])))
+
 /** (1 + erf(x / sqrt 2)) / 2, once for each x; HardSigmoid(y) = max(0, min(1, y / 2 + 1 / 2)) */
 function normalCdf(w: Writing, x: string): string {
   return w.once(`cdf:${x}`, (out) => {
-    const c = w.once("sqrt_half", (name) => w.initializer(name, float32([], [Math.SQRT1_2])))
+    const c = scalar(w, Math.fround(Math.SQRT1_2))
     const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
     return w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
   })
@@ -90,7 +94,7 @@ function rowSum(
   out: string,
 ): string {
   const ones = w.once(`ones_${rows}`, (name) => {
-    const one = w.once("one", (scalar) => w.initializer(scalar, float32([], [1])))
+    const one = scalar(w, 1)
     return w.node("Expand", [one, w.dims([1, rows])], name)
   })
   const matrix = of!.shape.length === 2 ? x : w.node("Reshape", [x, w.ints([-1, n])], w.unique(`${out}:rows`))
@@ -159,7 +163,12 @@ export const rules: { [O in Op]: Rule<O> } = {
     lower: (w, { attrs: { name, tensor } }, _, out) =>
       w.initializer(out, tensor ?? fail("E_INPUT", `the weight "${name}" has no values and is not fed`)),
   },
-  Constant: { lower: (w, v, _, out) => w.initializer(out, v.attrs.tensor) },
+  Constant: {
+    lower: (w, v, _, out) => {
+      const number = numberOf(v)
+      return number === undefined ? w.initializer(out, v.attrs.tensor) : scalar(w, number)
+    },
+  },
   Add: { lower: plain("Add") },
   Sub: { lower: plain("Sub") },
   Mul: { lower: plain("Mul") },
