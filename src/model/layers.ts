@@ -179,15 +179,16 @@ function attentionInput(s: Scope, cfg: StackConfig, residPre: Value): AttentionI
   const pre = (cfg.norm ?? "pre") === "pre"
   const shared = pre ? norm(s.at("ln1"), cfg.eps, residPre) : residPre
   const [b, t, d] = residPre.shape as [Dim, Dim, number]
+  const copies = () => expand(reshape(residPre, [b, t, 1, d]), [b, t, cfg.nHeads, d]) // [b, T, h, d]
+  let read: Value | undefined
   return (which) => {
     const name = `hook_${which}_input`
-    if (!s.reads(name) && !s.writes(name)) return { x: shared, perHead: false }
-    const copies = expand(reshape(residPre, [b, t, 1, d]), [b, t, cfg.nHeads, d]) // [b, T, h, d]
     if (s.writes(name)) {
-      const own = s.hook(name, copies)
+      const own = s.hook(name, copies())
       return { x: pre ? plainNorm(s.at("ln1"), cfg.eps, own) : own, perHead: true }
     }
-    s.readOnly(name, copies)
+    // One value for all three that are only read.
+    if (s.reads(name)) s.readOnly(name, (read ??= copies()))
     return { x: shared, perHead: false }
   }
 }
