@@ -57,12 +57,12 @@ describe("the wire format", () => {
     const want = [
       "08 08", // ir_version 8
       `12 0a ${text("vit-prisma")}`, // producer_name
-      "3a 62", // graph, 98 bytes
-      `0a 1a 0a 01 ${text("x")} 0a 0a ${text("constant_1")} 12 01 ${text("y")}`, // node: inputs, output,
+      "3a 5e", // graph, 94 bytes
+      `0a 18 0a 01 ${text("x")} 0a 08 ${text("number_2")} 12 01 ${text("y")}`, // node: inputs, output,
       `1a 01 ${text("y")} 22 03 ${text("Mul")}`, // its name, op_type
       `12 0a ${text("vit-prisma")}`, // the graph's name
       // initializer: no dims, data_type 1 (float), name, raw_data 2.0
-      `2a 14 10 01 42 0a ${text("constant_1")} 4a 04 00 00 00 40`,
+      `2a 12 10 01 42 08 ${text("number_2")} 4a 04 00 00 00 40`,
       // input and output: name, type { tensor_type { elem_type 1, shape { dim { dim_param "b" } } } }
       `5a 10 ${port("x")}`,
       `62 10 ${port("y")}`,
