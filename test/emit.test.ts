@@ -100,6 +100,14 @@ describe("a graph cut", () => {
     expect([...named.outputs.keys()]).toEqual(["y", "z", "again"])
   })
 
+  it("tells apart what differs in a number that JSON does not have", () => {
+    const times = (factor: number) => ops.matmul(ops.mul(x, ops.scalar(factor)), x, { transB: true })
+    const all = { up: times(Infinity), down: times(-Infinity), zero: times(0), below: times(-0) }
+    expect(readModel(emit({ x }, all, { fused: true }).bytes).nodes.map((n) => n.op)).toEqual(
+      Array(4).fill("FusedMatMul"),
+    )
+  })
+
   it("makes one node of a norm and its scale, and of two equal norms", () => {
     const g = ops.param("g", [2], float32([2], [1, 1]))
     const [normed, std] = [ops.layerNorm(x, g, w, 1e-6), ops.layerNormInvStd(x, g, w, 1e-6)]

@@ -95,6 +95,19 @@ export function storage(v: Value, stop: ReadonlySet<Value> = new Set()): Value {
   return root
 }
 
+/** What a node computes: equal for equal nodes alone. JSON has no infinities, and made emitting a ViT-B 3.3 ms instead of 2. */
+function keyOf(op: string, ins: readonly string[], attrs: Readonly<Record<string, Attribute>>): string {
+  let key = `${op}(${ins.join()})`
+  for (const [name, x] of Object.entries(attrs)) key += `;${name}=${textOf(x)}`
+  return key
+}
+
+function textOf(x: Attribute): string {
+  if (typeof x === "object" && "float" in x) return textOf(x.float)
+  if (typeof x === "object" && !Array.isArray(x)) return JSON.stringify(x)
+  return Object.is(x, -0) ? "-0" : String(x)
+}
+
 class Emission implements Writing {
   readonly nodes: Node[] = []
   readonly initializers = new Map<string, Tensor | StoredTensor>()
@@ -171,12 +184,8 @@ class Emission implements Writing {
     const ins = read.map((x) => this.#use(this.#names.get(x)!))
     const wanted = is(v, "Param") ? v.attrs.name : `${v.op.toLowerCase()}_${this.#names.size}`
     const out = this.#reserved.get(v) ?? this.unique(wanted)
-    this.#names.set(v, out)
-    const rule = rules[v.op] as Rule<Op>
-    const made = rule.lower(this, v, ins, out)
-    if (made === out) return
-    if (this.#reserved.has(v)) this.#copy(made, out)
-    else this.#names.set(v, made)
+    const made = (rules[v.op] as Rule<Op>).lower(this, v, ins, out)
+    this.#names.set(v, made !== out && this.#reserved.has(v) ? this.#copy(made, out) : made)
   }
 
   /** The name `v` is put out under: its own, or `name` by one more node, also where `v` is a weight. */
@@ -200,7 +209,7 @@ class Emission implements Writing {
     attrs: Record<string, Attribute> = {},
     domain?: string,
   ): string {
-    const key = `${op}(${ins.join()})${JSON.stringify(attrs)}`
+    const key = keyOf(op, ins, attrs)
     const known = this.#nodes.get(key)
     if (known !== undefined) return known
     this.#nodes.set(key, out)
@@ -208,18 +217,12 @@ class Emission implements Writing {
     return out
   }
 
-  shared(
-    key: string,
-    index: number,
-    op: string,
-    ins: readonly string[],
-    out: string,
-    attrs: Record<string, Attribute>,
-  ): string {
-    const known = this.#shared.get(`${op}:${key}`)
+  shared(index: number, op: string, ins: readonly string[], out: string, attrs: Record<string, Attribute>): string {
+    const key = keyOf(op, ins, attrs)
+    const known = this.#shared.get(key)
     const { outputs, filled } = known ?? { outputs: [this.unique(`${out}:0`)], filled: new Set<number>() }
     if (!known) {
-      this.#shared.set(`${op}:${key}`, { outputs, filled })
+      this.#shared.set(key, { outputs, filled })
       this.nodes.push({ op, inputs: ins, outputs, attrs })
     }
     // Not a second such node: onnxruntime fails to merge two that differ in which optional outputs they have.
@@ -251,10 +254,9 @@ class Emission implements Writing {
 
   initializer(name: string, tensor: Tensor | StoredTensor): string {
     const { locate } = this.#options
-    const file = "data" in tensor ? undefined : tensor.file
-    if (file !== undefined && !locate)
-      fail("E_INPUT", `the weight "${name}" lies in ${file}, and no location was given for it`)
-    this.initializers.set(name, "data" in tensor ? tensor : { ...tensor, file: locate!(tensor.file) })
+    if ("data" in tensor) this.initializers.set(name, tensor)
+    else if (locate) this.initializers.set(name, { ...tensor, file: locate(tensor.file) })
+    else fail("E_INPUT", `the weight "${name}" lies in ${tensor.file}, and no location was given for it`)
     return name
   }
 

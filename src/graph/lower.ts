@@ -31,15 +31,8 @@ export interface Writing {
   node(op: string, ins: readonly string[], out: string, attrs?: Record<string, Attribute>, domain?: string): string
   /** Is `op` of `x` part of the graph too? */
   has(op: Op, x: Value): boolean
-  /** Output number `index` of the node that all ops of one `key` share, and its name. */
-  shared(
-    key: string,
-    index: number,
-    op: string,
-    ins: readonly string[],
-    out: string,
-    attrs: Record<string, Attribute>,
-  ): string
+  /** Output number `index` of the one node of this kind that all who ask share, and its name. */
+  shared(index: number, op: string, ins: readonly string[], out: string, attrs: Record<string, Attribute>): string
   ints(values: readonly number[]): string
   /** What `write` makes, under the name it is told or another; written once for each key. */
   once(key: string, write: (out: string) => string): string
@@ -58,20 +51,18 @@ const norm =
   (index: number): Lowering<"LayerNorm" | "LayerNormMean" | "LayerNormInvStd"> =>
   (w, v, ins, out) => {
     const attrs = { axis: -1, epsilon: { float: v.attrs.eps } }
-    return w.shared(`${ins.join()}:${v.attrs.eps}`, index, "LayerNormalization", ins, out, attrs)
+    return w.shared(index, "LayerNormalization", ins, out, attrs)
   }
 
 /** A number of float32, once however often it is used. */
 const scalar = (w: Writing, x: number): string =>
   w.once(`number_${Object.is(x, -0) ? "-0" : x}`, (name) => w.initializer(name, float32([], [x])))
 
-/** (1 + erf(x / sqrt 2)) / 2, once for each x; HardSigmoid(y) = max(0, min(1, y / 2 + 1 / 2)) */
-function normalCdf(w: Writing, x: string): string {
-  return w.once(`cdf:${x}`, (out) => {
-    const c = scalar(w, Math.fround(Math.SQRT1_2))
-    const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
-    return w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
-  })
+/** (1 + erf(x / sqrt 2)) / 2; HardSigmoid(y) = max(0, min(1, y / 2 + 1 / 2)) */
+function normalCdf(w: Writing, x: string, out: string): string {
+  const c = scalar(w, Math.fround(Math.SQRT1_2))
+  const erf = w.node("Erf", [w.node("Mul", [x, c], w.unique(`${out}:x`))], w.unique(`${out}:erf`))
+  return w.node("HardSigmoid", [erf], out, { alpha: { float: 0.5 }, beta: { float: 0.5 } })
 }
 
 /** Fewer rows are no work. */
@@ -93,10 +84,7 @@ function rowSum(
   x: string,
   out: string,
 ): string {
-  const ones = w.once(`ones_${rows}`, (name) => {
-    const one = scalar(w, 1)
-    return w.node("Expand", [one, w.dims([1, rows])], name)
-  })
+  const ones = w.node("Expand", [scalar(w, 1), w.dims([1, rows])], w.unique(`ones_${rows}`))
   const matrix = of!.shape.length === 2 ? x : w.node("Reshape", [x, w.ints([-1, n])], w.unique(`${out}:rows`))
   const sum = w.node("MatMul", [ones, matrix], w.unique(`${out}:sum`))
   return w.node("Reshape", [sum, w.dims(shape)], out)
@@ -178,7 +166,7 @@ export const rules: { [O in Op]: Rule<O> } = {
   Log: { lower: plain("Log") },
   Sqrt: { lower: plain("Sqrt") },
   Erf: { lower: plain("Erf") },
-  NormalCdf: { lower: (w, _, [x]) => normalCdf(w, x!) },
+  NormalCdf: { lower: (w, _, [x], out) => normalCdf(w, x!, out) },
   Tanh: { lower: plain("Tanh") },
   Sigmoid: { lower: plain("Sigmoid") },
   Relu: { lower: plain("Relu") },
@@ -187,7 +175,7 @@ export const rules: { [O in Op]: Rule<O> } = {
     lower: (w, { attrs, inputs: [x] }, ins, out) => {
       if (attrs.approximate === "tanh") return w.node("FastGelu", ins, out, {}, CONTRIB)
       if (!w.has("NormalCdf", x!)) return w.node("Gelu", ins, out, {}, CONTRIB)
-      return w.node("Mul", [ins[0]!, normalCdf(w, ins[0]!)], out)
+      return w.node("Mul", [ins[0]!, normalCdf(w, ins[0]!, w.unique(`${out}:cdf`))], out)
     },
   },
   QuickGelu: { lower: (w, v, ins, out) => w.node("QuickGelu", ins, out, { alpha: { float: v.attrs.alpha } }, CONTRIB) },

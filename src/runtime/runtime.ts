@@ -186,7 +186,7 @@ export class Runtime {
         executionProviders: tried[0],
         // The plan of a first run is a second arena for all later ones: as much memory again and no time won.
         enableMemPattern: false,
-        // What onnxruntime would fuse is written fused: its search takes half of a session's making and finds nothing.
+        // What onnxruntime would fuse is written fused: its search takes two fifths of a session's making and finds nothing.
         ...(this.#onCpu && fixedBytes <= FIXED_BYTES && { graphOptimizationLevel: "disabled" }),
         logSeverityLevel: 4, // what goes wrong is in the error, once
         ...(threads !== undefined && { intraOpNumThreads: threads }),

@@ -1,10 +1,8 @@
 /** @file Before all tests: dist is made again where a source is newer, for the tests that run what is shipped. */
 import { spawnSync } from "node:child_process"
 import { existsSync, readdirSync, rmSync, statSync, utimesSync } from "node:fs"
-import { join, resolve } from "node:path"
-
-const root = resolve(import.meta.dirname, "../..")
-const MAIN = join(root, "dist/lib/cli/main.js")
+import { join } from "node:path"
+import { MAIN, root } from "./cli.ts"
 
 /** Types are the business of `npm run types`: what has errors is written all the same, and here that is enough. */
 export default function build(): void {
