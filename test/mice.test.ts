@@ -11,14 +11,14 @@ import { encodePng } from "../src/data/image.ts"
 import { oracle } from "../src/export/oracle.ts"
 import { openSafetensors, readTensor } from "../src/files/safetensors-file.ts"
 import { loadPretrained } from "../src/hub/load-pretrained.ts"
-import { input } from "../src/graph/ops.ts"
+import { concat, input } from "../src/graph/ops.ts"
 import { initialise } from "../src/model/init.ts"
 import { build } from "../src/model/model.ts"
 import { noRequests } from "../src/model/scope.ts"
 import { nodeRuntime } from "../src/runtime/node.ts"
 import { Random } from "../src/tensor/random.ts"
 import { float32, size, type StoredTensor, type Tensor } from "../src/tensor/tensor.ts"
-import { flatten, flatValue, layout, weightAt } from "../src/train/layout.ts"
+import { feedsOf, flatten, layout, pieceValues, weightAt } from "../src/train/layout.ts"
 import { writeMouse } from "../src/train/mouse.ts"
 import { change } from "./helpers/causality.ts"
 import { demoModel, reference } from "./helpers/cli.ts"
@@ -108,11 +108,12 @@ describe.each(KINDS)("a mouse with %s", (_, family, overrides) => {
     const got = (await model.run(images))[name]
 
     const pixels = input("images", ["batch", vision.nChannels, ...vision.imageSize])
-    const w = flatValue(at, "w")
-    const requests = { ...noRequests, weight: (n: string) => weightAt(at, w, n) }
+    const w = pieceValues(at, "w")
+    const whole = concat(Object.values(w), 0)
+    const requests = { ...noRequests, weight: (n: string) => weightAt(at, whole, n) }
     const { outputs } = build(modelConfig(config), undefined, requests, pixels)
-    const run = await runtime.compile({ images: pixels, w }, { out: outputs[name]! })
-    const { out } = await run({ images, w: float32([flat.length], flat) })
+    const run = await runtime.compile({ images: pixels, ...w }, { out: outputs[name]! })
+    const { out } = await run({ images, ...feedsOf("w", flat) })
     expect(change(got, out)).toBeLessThan(1e-6)
 
     const wanted = oracle(modelConfig(config), (n) => weights.get(n)!, { pixel_values: images }).get(name)!

@@ -70,7 +70,7 @@ import { pruneCheckpoints, saveCheckpoint } from "../src/train/checkpoint.ts"
 const [, , root, ...steps] = process.argv as string[]
 for (const step of steps.map(Number)) {
   const position = { step, epoch: 0, batch: step, images: 8 * step }
-  const vectors = { w: new Float32Array(100).fill(step), m: new Float32Array(100).fill(-step) }
+  const vectors = { w: [new Float32Array(100).fill(step)], m: [60, 40].map((n) => new Float32Array(n).fill(-step)) }
   const state = { position, fingerprints: { a: 1 }, best: null, waited: 0, seconds: step, pending: null }
   await saveCheckpoint(root!, state, vectors, (folder) => writeFileAtomic(join(folder, "config.json"), "{}"))
   await pruneCheckpoints(root!, step, 2, () => false)

@@ -2,20 +2,20 @@
 import { afterAll, describe, expect, it } from "vitest"
 import { grad } from "../src/autodiff/grad.ts"
 import { defineConfig, InductionConfig, initOptions, modelConfig, type ConfigOverrides } from "../src/configs/index.ts"
-import { add, div, input, mean, mul, reshape, scalar, sub, sum } from "../src/graph/ops.ts"
+import { add, concat, div, input, mean, mul, reshape, scalar, sub, sum } from "../src/graph/ops.ts"
 import type { Value } from "../src/graph/value.ts"
 import { initialise } from "../src/model/init.ts"
 import { load, nodeRuntime } from "../src/runtime/node.ts"
 import { Runtime } from "../src/runtime/runtime.ts"
 import { float32, int64, tensor, type Tensor } from "../src/tensor/tensor.ts"
-import { flatten, flatValue, layout } from "../src/train/layout.ts"
+import { cut, feedsOf, flatten, layout, pieceValues, type Layout, type Pieces } from "../src/train/layout.ts"
 import { countCorrect, crossEntropy, meanSquaredError, reconstruction } from "../src/train/losses.ts"
 import { trainedModel } from "../src/train/objective.ts"
 import type { OptimizerName } from "../src/train/optimizers.ts"
 import { taskOf } from "../src/train/plan.ts"
 import { learningRate, type ScheduleOptions } from "../src/train/schedule.ts"
 import { trainingStep, type StepOptions } from "../src/train/step.ts"
-import { stepper } from "../src/train/stepper.ts"
+import { stepper, type Vectors } from "../src/train/stepper.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { evaluate } from "./helpers/evaluate.ts"
 import { binary, make, type Numbers } from "./helpers/loops.ts"
@@ -30,11 +30,20 @@ const total = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 const apart = (got: ArrayLike<number>, want: readonly number[]) =>
   Math.max(...want.map((x, i) => Math.abs(x - got[i]!))) / Math.max(...want.map(Math.abs))
 
+const joined = (pieces: Pieces): number[] => pieces.flatMap((piece) => [...piece])
+
 const N = 6
-const SHAPES = layout([
-  ["a", [2, 2]],
-  ["b", [2]],
-])
+/** In two pieces, as a vector of millions is. */
+const SHAPES: Layout = {
+  ...layout([
+    ["a", [2, 2]],
+    ["b", [2]],
+  ]),
+  pieces: [
+    [0, 4],
+    [4, 6],
+  ],
+}
 const CURVATURE = [0.3, 2, 0.05, 1, 0.5, 4]
 /** The mean over x [b, 6] of x w + c w^2 / 2, whose gradient is mean(x) + c w. */
 function quadratic(w: Value) {
@@ -52,7 +61,7 @@ const norm = (g: readonly number[]) => Math.sqrt(total(g.map((v) => v * v)))
 const OPTIONS = { betas: [0.9, 0.99], eps: 1e-3, weightDecay: 0, momentum: 0, nesterov: false } as const
 const START = numbers(N)
 const optimized = (options: StepOptions) =>
-  stepper(runtime, trainingStep(SHAPES, quadratic, options), options, { w: Float32Array.from(START) })
+  stepper(runtime, trainingStep(SHAPES, quadratic, options), options, { w: cut(SHAPES, Float32Array.from(START)) })
 
 /** A step of each optimizer as PyTorch's pages write it (https://docs.pytorch.org/docs/stable/optim.html); t = 1, 2, ... */
 type Loop = (o: StepOptions, w: number[], g: number[], lr: number, t: number, m: number[], v: number[]) => void
@@ -99,7 +108,7 @@ describe("20 steps of", () => {
   ])("%s %j are those of PyTorch's formulas", async (optimizer, some) => {
     const options: StepOptions = { ...OPTIONS, ...some, optimizer }
     const state = optimized(options)
-    const w = [...state.vectors["w"]!]
+    const w = joined(state.vectors["w"]!)
     const [m, v] = [w.map(() => 0), w.map(() => 0)]
     let clipped = 0
     for (let t = 1; t <= 20; t++) {
@@ -114,7 +123,7 @@ describe("20 steps of", () => {
       LOOPS[optimizer](options, w, scaled, lr, t, m, v)
     }
     expect(clipped > 0).toBe(options.maxGradNorm === 0.5)
-    expect(apart(state.vectors["w"]!, w)).toBeLessThan(5e-6)
+    expect(apart(joined(state.vectors["w"]!), w)).toBeLessThan(5e-6)
   })
 })
 
@@ -129,7 +138,7 @@ describe("a step", () => {
       expect(Math.abs(a["loss"]! - b["loss"]!)).toBeLessThan(1e-6)
       expect(Math.abs(a["gradNorm"]! - b["gradNorm"]!)).toBeLessThan(1e-6)
     }
-    expect(apart(four.vectors["w"]!, [...one.vectors["w"]!])).toBeLessThan(1e-6)
+    expect(apart(joined(four.vectors["w"]!), joined(one.vectors["w"]!))).toBeLessThan(1e-6)
     expect(Object.keys(four.vectors)).toEqual(["w", "m", "v"])
     await expect(four.step([given(numbers(N))], 0.1, 21)).rejects.toMatchObject({
       code: "E_INPUT",
@@ -158,7 +167,7 @@ describe("a step", () => {
       await one.step([batch(x)], 0.05, t)
       await four.step(parts, 0.05, t)
     }
-    expect(apart(four.vectors["w"]!, [...one.vectors["w"]!])).toBeLessThan(1e-6)
+    expect(apart(joined(four.vectors["w"]!), joined(one.vectors["w"]!))).toBeLessThan(1e-6)
   })
 
   it.each([
@@ -168,26 +177,27 @@ describe("a step", () => {
     const { config, trained } = small({ architecture: "preLN", layernorm: { qknorm } })
     const options: StepOptions = { ...OPTIONS, optimizer: "AdamW", weightDecay: 0 }
     const step = trainingStep(trained.layout, (flat) => trained.objective(flat, "training"), options)
-    const start = flatten(trained.layout, initialise(modelConfig(config)))
-    const state = stepper(runtime, step, options, { w: start })
+    const w = flatten(trained.layout, initialise(modelConfig(config)))
+    const state = stepper(runtime, step, options, { w })
     await state.step([{ images: float32([4, 1, 8, 8], numbers(256)), labels: int64([4], [0, 1, 2, 3]) }], 0.1, 1)
+    const [start, after] = [joined(w), joined(state.vectors["w"]!)]
     const still = [...trained.layout.places].filter(([, { shape, offset }]) => {
       const end = offset + shape.reduce((a, b) => a * b, 1)
-      return start.subarray(offset, end).every((x, i) => x === state.vectors["w"]![offset + i])
+      return start.slice(offset, end).every((x, i) => x === after[offset + i])
     })
     expect(still.map(([weight]) => weight)).toEqual([0, 1].map((i) => `blocks.${i}.${name}`))
   })
 
   it("keeps a moving average of the weights", async () => {
     const state = optimized({ ...OPTIONS, optimizer: "SGD", emaDecay: 0.8 })
-    const ema = [...state.vectors["w"]!]
-    expect([...state.vectors["ema"]!]).toEqual(ema)
+    const ema = joined(state.vectors["w"]!)
+    expect(joined(state.vectors["ema"]!)).toEqual(ema)
     for (let t = 1; t <= 20; t++) {
       await state.step([given(numbers(N))], 0.1, t)
-      for (const [i, w] of state.vectors["w"]!.entries()) ema[i] = 0.8 * ema[i]! + 0.2 * w
+      for (const [i, w] of joined(state.vectors["w"]!).entries()) ema[i] = 0.8 * ema[i]! + 0.2 * w
     }
-    expect(apart(state.vectors["ema"]!, ema)).toBeLessThan(1e-6)
-    expect(apart(state.vectors["ema"]!, [...state.vectors["w"]!])).toBeGreaterThan(0.01)
+    expect(apart(joined(state.vectors["ema"]!), ema)).toBeLessThan(1e-6)
+    expect(apart(joined(state.vectors["ema"]!), joined(state.vectors["w"]!))).toBeGreaterThan(0.01)
   })
 
   it.each([1, 3])("over %d batches writes to what nobody sees any more, and to nothing else", async (accumulation) => {
@@ -195,20 +205,27 @@ describe("a step", () => {
     const options: StepOptions = { ...OPTIONS, optimizer: "AdamW", emaDecay: 0.8, accumulation }
     const step = trainingStep(SHAPES, quadratic, options)
     const start = Float32Array.from(START)
-    const [ours, theirs] = [runtime, copies].map((r) => stepper(r, step, options, { w: start }))
-    const seen = new Map<number, Readonly<Record<string, Float32Array>>>()
-    const wanted = new Map<number, Record<string, Float32Array>>()
+    const [ours, theirs] = [runtime, copies].map((r) => stepper(r, step, options, { w: cut(SHAPES, start) }))
+    const seen = new Map<number, Vectors>()
+    const wanted = new Map<number, Vectors>()
+    const lent: [number, () => Promise<void>][] = []
+    const late = new Map<number, Vectors>()
     for (let t = 1; t <= 12; t++) {
       const bad = t === 6 ? NaN : 1
       const batches = Array.from({ length: accumulation }, () => given([bad, ...numbers(N - 1)]))
       expect(await ours!.step(batches, 0.1, t)).toEqual(await theirs!.step(batches, 0.1, t))
       if (t % 4 === 0) seen.set(t, ours!.vectors)
-      wanted.set(t, structuredClone({ ...theirs!.vectors }))
+      // Twice, and given back one after the other some steps later.
+      const look = async (vectors: Vectors) => void late.set(t, structuredClone(vectors))
+      if (t % 4 === 1) lent.push([t + 2, ours!.borrow(look)], [t + 5, ours!.borrow(look)])
+      for (const [when, done] of lent) if (when === t) await done()
+      wanted.set(t, structuredClone(theirs!.vectors))
     }
-    for (const [t, vectors] of seen) expect(vectors, String(t)).toEqual(wanted.get(t))
+    expect([...late.keys()]).toEqual([1, 5, 9])
+    for (const [t, vectors] of [...seen, ...late]) expect(vectors, String(t)).toEqual(wanted.get(t))
     expect([...start]).toEqual([...Float32Array.from(START)])
     // Nor to what another began with, though the same runtime made it.
-    const last = structuredClone({ ...ours!.vectors })
+    const last = structuredClone(ours!.vectors)
     const another = stepper(runtime, step, options, ours!.vectors)
     for (let t = 13; t < 16; t++) await another.step(Array(accumulation).fill(given(numbers(N))), 0.1, t)
     expect(ours!.vectors).toEqual(last)
@@ -331,7 +348,7 @@ function small(overrides: ConfigOverrides) {
 describe("masks", () => {
   const RATES = { patch: 0.1, position: 0.2, attention: 0.3, proj: 0.4, mlp: 0.25, path: 0.5 }
   const { trained } = small({ dropout: RATES, transformer: { attention_only: false } })
-  const w = flatValue(trained.layout, "w")
+  const w = concat(Object.values(pieceValues(trained.layout, "w")), 0)
   /** Each mask's rate, by the end of its name: what of the config drops there. */
   const rateOf = (name: string) =>
     ({
@@ -385,8 +402,8 @@ describe("masks", () => {
 
   /** The one number that a model gives for one image, with all of a mask 1 or 0: from (l - y)^2 at y = 0 and 1. */
   async function output(of: ReturnType<typeof small>, mode: "training" | "evaluation", value: 0 | 1): Promise<number> {
-    const flat = flatValue(of.trained.layout, "w")
-    const { inputs, loss } = of.trained.objective(flat, mode)
+    const w = pieceValues(of.trained.layout, "w")
+    const { inputs, loss } = of.trained.objective(concat(Object.values(w), 0), mode)
     const masks = Object.entries(of.trained.masks(mode, 1, 0, "x")).map(([name, { shape, data }]) => {
       return [name, tensor("uint8", shape, new Uint8Array(data.length).fill(value))] as const
     })
@@ -397,9 +414,9 @@ describe("masks", () => {
         [1, 1, 8, 8],
         Array.from({ length: 64 }, (_, i) => Math.sin(i)),
       ),
-      w: float32([weights.length], weights),
+      ...feedsOf("w", weights),
     }
-    const run = await runtime.compile({ ...inputs, w: flat }, { loss })
+    const run = await runtime.compile({ ...inputs, ...w }, { loss })
     const at = async (y: number) => Number((await run({ ...fixed, labels: float32([1, 1], [y]) })).loss.data[0])
     return ((await at(0)) - (await at(1)) + 1) / 2
   }

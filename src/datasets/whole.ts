@@ -3,13 +3,11 @@ import { createHash } from "node:crypto"
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail } from "../errors.ts"
-import { readFully, withFile } from "../files/read.ts"
+import { piecesOf, readFully, withFile } from "../files/read.ts"
 import { readError } from "../files/system-errors.ts"
 
 /** Up to here the bytes of all files are hashed (1 GiB takes about 1 s), beyond it their names and sizes alone. */
 const HASHED = 2 ** 30
-
-const PIECE = 1 << 20
 
 /** Names by their UTF-8 bytes, as `LC_ALL=C ls` gives them; JavaScript's own order differs beyond U+FFFF. */
 export const byBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a), Buffer.from(b))
@@ -47,14 +45,11 @@ export async function filesFingerprint(
 ): Promise<string> {
   const hash = createHash("sha256").update(`${kind}\n`)
   const whole = files.reduce((sum, { size }) => sum + size, 0) <= HASHED
-  const piece = new Uint8Array(PIECE)
   for (const { name, size } of files) {
     hash.update(`${Buffer.byteLength(name)}:${name}:${size}\n`)
     if (!whole) continue
-    await withFile(join(root, name), async (handle) => {
-      for (let at = 0, got = PIECE; got === PIECE; at += got) {
-        hash.update(piece.subarray(0, (got = await readFully(handle, name, piece, at))))
-      }
+    await withFile(join(root, name), async (handle, bytes) => {
+      for await (const piece of piecesOf(handle, name, bytes)) hash.update(piece)
     })
   }
   return hash.digest("hex")

@@ -1,27 +1,17 @@
 /** @file The one module that creates, replaces and renames files: what stands at a final path is complete and synced, and what
  * a crash leaves behind is called `.<name>.tmp-<pid>-<nonce>` and is swept when the next process writes into that folder. */
 import { createHash, randomBytes } from "node:crypto"
-import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
+import type { BigIntStats } from "node:fs"
+import { link, lstat, mkdir, open, readdir, realpath, rename, rm, unlink } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import { basename, dirname, join, resolve } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { fail, PrismaError } from "../errors.ts"
+import { remember } from "./digest.ts"
 import { makeFolders } from "./make-folders.ts"
+import { type Content, hashing, writeContent } from "./output.ts"
 import { isWithin } from "./paths.ts"
 import { systemCode, writeError } from "./system-errors.ts"
-
-/** What a new file holds: its bytes, its text, or a function that writes them. */
-export type Content = Uint8Array | string | ((file: FileHandle) => Promise<void>)
-
-/** Bytes in one write call; Node refuses 2 GiB and more. */
-const PIECE = 1 << 24
-
-/** Write all of `bytes` at the file's position. */
-export async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    at += (await file.write(bytes, at, Math.min(PIECE, bytes.length - at))).bytesWritten
-  }
-}
 
 /** Create the file `path`, or replace it if `force`: at every moment it is absent, the old or the new one. Missing folders are
  * made. Errors: E_OUTPUT, E_DISK_FULL, E_IO, after which what was there is there still. */
@@ -32,14 +22,18 @@ export async function writeFileAtomic(path: string, content: Content, { force = 
     const temp = tempName(target)
     try {
       const file = await open(temp, "wx")
+      const output = hashing(file)
+      let made: BigIntStats
       try {
-        if (typeof content === "function") await content(file)
-        else await writeAll(file, typeof content === "string" ? Buffer.from(content) : content)
+        await writeContent(output, content)
         await file.sync()
+        made = await file.stat({ bigint: true })
       } finally {
         await file.close()
       }
       await replaceFile(temp, target, existing !== undefined)
+      const digest = output.digest()
+      if (digest) await remember(target, made, digest)
     } finally {
       await remove(temp)
     }

@@ -1,23 +1,17 @@
 /** @file manifest.json: what a written folder holds, with a hash of every file; written last, checked by readers. */
-import { createHash } from "node:crypto"
 import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { writeFileAtomic } from "./atomic.ts"
+import { digestOf, type Digest } from "./digest.ts"
 import { readJson } from "./json.ts"
 import { safeRelPath } from "./paths.ts"
-import { readFully, withFile } from "./read.ts"
 import { readError } from "./system-errors.ts"
 
 const NAME = "manifest.json"
 const FORMAT = "vit-prisma folder 1"
 const RULES = { limit: 16 * 2 ** 20, malformed: "E_INTEGRITY", tooLarge: "E_INTEGRITY" } as const
-
-interface Entry {
-  readonly bytes: number
-  readonly sha256: string
-}
 
 /** Describe every file of `folder`, then `about` it; call when all else is written. */
 export async function writeManifest(folder: string, about: Readonly<Record<string, unknown>>): Promise<void> {
@@ -29,23 +23,21 @@ export async function writeManifest(folder: string, about: Readonly<Record<strin
         .replaceAll("\\", "/"),
     )
     .sort()
-  const files: Record<string, Entry> = {}
-  for (const name of names) files[name] = await described(join(folder, name))
+  const files: Record<string, Digest> = {}
+  for (const name of names) files[name] = await digestOf(join(folder, name))
   await writeFileAtomic(join(folder, NAME), `${JSON.stringify({ format: FORMAT, ...about, files }, undefined, 2)}\n`)
 }
 
-function entryOf(entry: unknown, name: string, file: string): Entry {
+function entryOf(entry: unknown, name: string, file: string): Digest {
   const { bytes, sha256 } = (entry ?? {}) as Record<string, unknown>
   if (typeof bytes === "number" && typeof sha256 === "string") return { bytes, sha256 }
   const got = quote(JSON.stringify(entry))
   return fail("E_INTEGRITY", `${file}: ${quote(name)} must have bytes and sha256, got ${got}`, { file })
 }
 
-const checked = new Map<string, string>()
-
 /**
  * Check the files that the folder's manifest names, if it has one of ours: all of them, or those that `needed` says.
- * A file whose size and time have not changed since this process checked it is not read again.
+ * A file that this process has written or checked and nobody has touched since is not read again.
  * Errors: E_INTEGRITY naming the file, its expected and its found size or hash; E_UNSAFE_PATH.
  */
 export async function checkManifest(folder: string, needed: (name: string) => boolean = () => true): Promise<boolean> {
@@ -61,41 +53,15 @@ export async function checkManifest(folder: string, needed: (name: string) => bo
   return true
 }
 
-async function checkFile(path: string, expected: Entry): Promise<void> {
-  const stamp = await withFile(path, async (file) => {
-    const { dev, ino, size, mtimeNs, ctimeNs } = await file.stat({ bigint: true })
-    return [dev, ino, size, mtimeNs, ctimeNs, expected.bytes, expected.sha256].join(":")
-  }).catch((cause: unknown) =>
+async function checkFile(path: string, expected: Digest): Promise<void> {
+  const got = await digestOf(path).catch((cause: unknown) =>
     fail("E_INTEGRITY", `${path}: the manifest names it and it cannot be read; convert the model again`, {
       file: path,
       cause,
     }),
   )
-  if (checked.get(path) === stamp) return
-  const got = await described(path)
-  if (got.bytes !== expected.bytes || got.sha256 !== expected.sha256) {
-    const text = ({ bytes, sha256 }: Entry) => `${bytes} bytes with sha256 ${quote(sha256.slice(0, 12))}`
-    fail(
-      "E_INTEGRITY",
-      `${path}: expected ${text(expected)}, got ${text(got)}; it was changed, convert the model again`,
-      { file: path },
-    )
-  }
-  checked.set(path, stamp)
-}
-
-const PIECE = 1 << 22
-
-function described(path: string): Promise<Entry> {
-  return withFile(path, async (file, bytes) => {
-    const hash = createHash("sha256")
-    const piece = new Uint8Array(Math.min(PIECE, Math.max(1, bytes)))
-    for (let at = 0; at < bytes;) {
-      const n = await readFully(file, path, piece.subarray(0, Math.min(piece.length, bytes - at)), at)
-      if (!n) break
-      hash.update(piece.subarray(0, n))
-      at += n
-    }
-    return { bytes, sha256: hash.digest("hex") }
-  })
+  if (got.bytes === expected.bytes && got.sha256 === expected.sha256) return
+  const text = ({ bytes, sha256 }: Digest) => `${bytes} bytes with sha256 ${quote(sha256.slice(0, 12))}`
+  const what = `expected ${text(expected)}, got ${text(got)}`
+  fail("E_INTEGRITY", `${path}: ${what}; it was changed, convert the model again`, { file: path })
 }

@@ -24,6 +24,20 @@ export async function withFile<T>(path: string, work: (file: FileHandle, size: n
   }
 }
 
+/** Bytes that are held while a file is gone through. */
+const HELD = 1 << 22
+
+/** The first `size` bytes of a file, or all it has, piece after piece in the same memory. Errors: E_IO. */
+export async function* piecesOf(file: FileHandle, path: string, size: number): AsyncGenerator<Uint8Array> {
+  const piece = new Uint8Array(Math.min(HELD, size))
+  for (let at = 0; at < size;) {
+    const n = await readFully(file, path, piece.subarray(0, Math.min(piece.length, size - at)), at)
+    if (!n) return
+    yield piece.subarray(0, n)
+    at += n
+  }
+}
+
 /** Fill `bytes` from `position` of `path` on; the number read is smaller where the file ends before. Errors: E_IO. */
 export async function readFully(file: FileHandle, path: string, bytes: Uint8Array, position: number): Promise<number> {
   let at = 0

@@ -2,10 +2,11 @@
 import { type FileHandle, realpath } from "node:fs/promises"
 import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
-import { dataOf, encodeHeader, type Metadata } from "../tensor/safetensors.ts"
+import { dataOf, encodeHeader, type Metadata, type PiecedTensor } from "../tensor/safetensors.ts"
 import { type Header, headerLength, parseHeader } from "../tensor/safetensors-header.ts"
 import { byteLength, show, type StoredTensor, type Tensor, tensorOver } from "../tensor/tensor.ts"
-import { writeAll, writeFileAtomic } from "./atomic.ts"
+import { writeFileAtomic } from "./atomic.ts"
+import type { Output } from "./output.ts"
 import { readFully, withFile } from "./read.ts"
 import { readError } from "./system-errors.ts"
 
@@ -67,16 +68,16 @@ export async function readTensor(stored: StoredTensor): Promise<Tensor> {
  * give the same bytes. Errors: those of writeFileAtomic and readTensor, E_INPUT for names a header cannot hold. */
 export async function writeSafetensors(
   path: string,
-  tensors: ReadonlyMap<string, Tensor | StoredTensor>,
+  tensors: ReadonlyMap<string, Tensor | StoredTensor | PiecedTensor>,
   metadata?: Metadata,
 ): Promise<void> {
   const { head, names } = encodeHeader(tensors, metadata)
   await writeFileAtomic(path, async (out) => {
-    await writeAll(out, head)
+    await out.write(head)
     for (const name of names) {
       const t = tensors.get(name)!
-      if ("data" in t) await writeAll(out, dataOf(name, t))
-      else await copyStored(t, out)
+      if ("file" in t) await copyStored(t, out)
+      else for (const bytes of dataOf(name, t)) await out.write(bytes)
     }
   })
 }
@@ -84,14 +85,14 @@ export async function writeSafetensors(
 /** Bytes held while one file's tensor is copied to another. */
 const COPY = 1 << 22
 
-async function copyStored(stored: StoredTensor, out: FileHandle): Promise<void> {
+async function copyStored(stored: StoredTensor, out: Output): Promise<void> {
   const { file: path, offset, length } = stored
   await unchanged(stored, async (file) => {
     const piece = new Uint8Array(Math.min(COPY, length))
     for (let done = 0; done < length; done += piece.length) {
       const part = piece.subarray(0, Math.min(piece.length, length - done))
       if ((await readFully(file, path, part, offset + done)) < part.length) changed(path)
-      await writeAll(out, part)
+      await out.write(part)
     }
   })
 }

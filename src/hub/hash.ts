@@ -1,6 +1,6 @@
 /** @file The hashes that name blobs: sha256 of large files, git's sha1 of a blob (https://git-scm.com/book/en/v2/Git-Internals-Git-Objects). */
 import { createHash } from "node:crypto"
-import { readFully, withFile } from "../files/read.ts"
+import { piecesOf, withFile } from "../files/read.ts"
 
 export interface BlobHash {
   update(bytes: Uint8Array): void
@@ -20,19 +20,11 @@ export function blobHash(etag: string, size: number): BlobHash {
   return { update: (bytes) => void hash.update(bytes), hex: () => hash.digest("hex") }
 }
 
-const PIECE = 1 << 20
-
 /** Whether the file holds what its name says. Errors: E_NOT_A_FILE, E_IO. */
 export function holds(path: string, etag: string): Promise<boolean> {
   return withFile(path, async (file, size) => {
     const hash = blobHash(etag, size)
-    const piece = new Uint8Array(PIECE)
-    for (let at = 0; at < size;) {
-      const n = await readFully(file, path, piece.subarray(0, Math.min(PIECE, size - at)), at)
-      if (!n) break
-      hash.update(piece.subarray(0, n))
-      at += n
-    }
+    for await (const piece of piecesOf(file, path, size)) hash.update(piece)
     return hash.hex() === etag
   })
 }

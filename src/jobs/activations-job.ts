@@ -2,13 +2,14 @@
 import { join } from "node:path"
 import type { NamedDataset } from "../datasets/dataset.ts"
 import { fail } from "../errors.ts"
+import { digestOf } from "../files/digest.ts"
 import { openSafetensors } from "../files/safetensors-file.ts"
 import { type LoadedViT, loadPretrained } from "../hub/load-pretrained.ts"
 import { matchHooks } from "../model/hooks.ts"
 import { byteLength, int64, type Tensor } from "../tensor/tensor.ts"
 import { activationsKey, type ActivationsPlan } from "./activations-index.ts"
 import type { JobContext } from "./child.ts"
-import { fileHash, type Identity, sourceIdentity } from "./identity.ts"
+import { type Identity, sourceIdentity } from "./identity.ts"
 import type { ActivationsJob, JobValue, PlanJob } from "./job.ts"
 import { openSplit, rowsOf } from "./pixels.ts"
 import { doneBefore, recordBegun, recordDone } from "./record.ts"
@@ -110,7 +111,7 @@ export async function activationsJob(job: ActivationsJob, { reserve, progress }:
   const measured = async () => {
     const { entries } = await openSafetensors(path)
     const bytes = [...entries.values()].reduce((n, e) => n + e.end - e.begin, 0)
-    return { bytes, sha256: await fileHash(path) }
+    return { bytes, sha256: (await digestOf(path)).sha256 }
   }
   const before = await doneBefore(job, key, measured)
   if (before) return { already: true, ...before }

@@ -1,9 +1,8 @@
 /** @file What a model's source is by its content: the commit of a repo, or a hash over the files of a folder. */
-import { createHash } from "node:crypto"
 import { readdir, realpath, stat } from "node:fs/promises"
 import { join } from "node:path"
 import { sha256 } from "../datasets/whole.ts"
-import { readFully, withFile } from "../files/read.ts"
+import { digestOf } from "../files/digest.ts"
 import type { LoadedViT } from "../hub/load-pretrained.ts"
 
 export interface Identity {
@@ -33,7 +32,7 @@ export async function sourceIdentity({ source }: LoadedViT, known?: Identity): P
   const stamp = sha256(...files.flatMap((f) => [f.name, f.stamp]))
   if (known?.stamp === stamp) return known
   const parts: string[] = []
-  for (const { name, path } of files) parts.push(name, await fileHash(path))
+  for (const { name, path } of files) parts.push(name, (await digestOf(path)).sha256)
   return { stamp, digest: sha256(...parts) }
 }
 
@@ -42,17 +41,3 @@ export async function fileStamp(path: string): Promise<string | undefined> {
   const stats = await stat(path, { bigint: true }).catch(() => undefined)
   return stats?.isFile() ? `${stats.ino}:${stats.size}:${stats.mtimeNs}` : undefined
 }
-
-const PIECE = 1 << 22
-
-/** Hexadecimal sha256 of a file's bytes. Errors: E_NOT_A_FILE, E_IO. */
-export const fileHash = (path: string): Promise<string> =>
-  withFile(path, async (file, bytes) => {
-    const hash = createHash("sha256")
-    const piece = new Uint8Array(Math.min(PIECE, Math.max(1, bytes)))
-    for (let at = 0, n = piece.length; n > 0; at += n) {
-      n = await readFully(file, path, piece, at)
-      hash.update(piece.subarray(0, n))
-    }
-    return hash.digest("hex")
-  })

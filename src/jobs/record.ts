@@ -4,8 +4,9 @@ import { readdir, stat } from "node:fs/promises"
 import { join, relative, sep } from "node:path"
 import { writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
+import { digestOf } from "../files/digest.ts"
 import { checkManifest } from "../files/manifest.ts"
-import { fileHash, fileStamp, type Identity } from "./identity.ts"
+import { fileStamp, type Identity } from "./identity.ts"
 import { type Job, type JobValue, keptIn } from "./job.ts"
 
 /** What decides an output: `key` is a sha256 over the source's content, the options and the version of this package. */
@@ -67,9 +68,9 @@ export async function doneBefore(job: Job, key: string, measure?: () => Promise<
 /** Say that the output of this key is now made: what is published later than this is of this key. */
 export const recordBegun = (job: Job, { key, source }: Keyed): Promise<void> => write(job, { key, source })
 
-/** Keep that the output is done. Errors: those of fileHash and writeFileAtomic. */
+/** Keep that the output is done. Errors: those of digestOf and writeFileAtomic. */
 export async function recordDone(job: Job, { key, source }: Keyed, value: Value): Promise<void> {
-  const done = { value, seal: await fileHash(sealed(job)), files: Object.fromEntries(await stamps(job)) }
+  const done = { value, seal: (await digestOf(sealed(job))).sha256, files: Object.fromEntries(await stamps(job)) }
   await write(job, { key, source, done })
 }
 
@@ -77,7 +78,7 @@ async function isWhole(job: Job, { files, seal }: NonNullable<Kept["done"]>): Pr
   const found = await stamps(job)
   const same = found.size === Object.keys(files).length && [...found].every(([name, stamp]) => files[name] === stamp)
   if (same) return found.size > 0
-  return (await fileHash(sealed(job)).catch(() => undefined)) === seal && holds(job)
+  return (await digestOf(sealed(job)).catch(() => undefined))?.sha256 === seal && holds(job)
 }
 
 /** Does a folder hold what its manifest says? A file appears whole or not at all. */

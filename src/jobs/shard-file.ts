@@ -1,5 +1,4 @@
 /** @file A safetensors file written row by row: every tensor's first axis is the rows, and no more than some rows are held. */
-import type { FileHandle } from "node:fs/promises"
 import { fail } from "../errors.ts"
 import { writeFileAtomic } from "../files/atomic.ts"
 import { encodeHeader, type Metadata } from "../tensor/safetensors.ts"
@@ -34,7 +33,7 @@ export async function writeRows(
     end += byteLength(whole.get(name)!)
   }
   await writeFileAtomic(path, async (file) => {
-    await put(file, head, 0)
+    await file.writeAt(head, 0)
     let done = 0
     for await (const some of values) {
       const n = some.get(names[0]!)?.shape[0] ?? 0
@@ -42,7 +41,7 @@ export async function writeRows(
         const { dtype, shape } = tensors.get(name)!
         const t = some.get(name)
         if (t?.dtype !== dtype || String(t.shape) !== String([n, ...shape])) wrong(name, [n, ...shape], t)
-        await put(file, bytesOf(t), starts.get(name)! + done * byteLength({ dtype, shape }))
+        await file.writeAt(bytesOf(t), starts.get(name)! + done * byteLength({ dtype, shape }))
       }
       done += n
     }
@@ -53,10 +52,4 @@ export async function writeRows(
 function wrong(name: string, shape: readonly number[], t: Tensor | undefined): never {
   const got = t ? `${t.dtype} ${show(t.shape)}` : "missing"
   return fail("E_RUNTIME", `"${name}" is ${got} in a batch, expected ${show(shape)}`)
-}
-
-async function put(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let at = 0; at < bytes.length;) {
-    at += (await file.write(bytes, at, bytes.length - at, position + at)).bytesWritten
-  }
 }

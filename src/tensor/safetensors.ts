@@ -2,7 +2,7 @@
 import { fail } from "../errors.ts"
 import { quote } from "./quote.ts"
 import { FORMATS, headerLength, type Header, MAX_HEADER, parseHeader, type TensorEntry } from "./safetensors-header.ts"
-import { byteLength, bytesOf, DTYPES, type DType, show, type Tensor, tensorOver } from "./tensor.ts"
+import { byteLength, DTYPES, type DType, show, type Tensor, tensorOver } from "./tensor.ts"
 
 /** Header strings, such as `{ format: "pt" }`. */
 export type Metadata = ReadonlyMap<string, string> | Readonly<Record<string, string>>
@@ -11,6 +11,13 @@ export interface Safetensors extends Omit<Header, "entries"> {
   readonly tensors: ReadonlyMap<string, Tensor>
   /** Tensors of formats that have no dtype here, such as F8_E4M3. */
   readonly opaque: ReadonlyMap<string, TensorEntry>
+}
+
+/** A tensor whose data lies in several arrays, which follow each other. */
+export interface PiecedTensor {
+  readonly dtype: "float32"
+  readonly shape: readonly number[]
+  readonly pieces: readonly Float32Array[]
 }
 
 /** Read a whole file held in memory; the tensors are views of `bytes`. Errors: the E_ST_* codes, E_NOT_SAFETENSORS and
@@ -68,7 +75,7 @@ export function encodeSafetensors(
 ): Uint8Array {
   const map: ReadonlyMap<string, Tensor> = tensors instanceof Map ? tensors : new Map(Object.entries(tensors))
   const { head, names } = encodeHeader(map, metadata)
-  const parts = [head, ...names.map((name) => dataOf(name, map.get(name)!))]
+  const parts = [head, ...names.flatMap((name) => dataOf(name, map.get(name)!))]
   const bytes = new Uint8Array(parts.reduce((n, part) => n + part.length, 0))
   let at = 0
   for (const part of parts) {
@@ -79,13 +86,14 @@ export function encodeSafetensors(
 }
 
 /** A tensor's bytes, whose number must be what its shape says. */
-export function dataOf(name: string, t: Tensor): Uint8Array {
-  const bytes = bytesOf(t)
-  if (bytes.length !== byteLength(t)) {
-    const what = `${t.dtype} ${show(t.shape)} needs ${byteLength(t)} bytes, its data has ${bytes.length}`
+export function dataOf(name: string, t: Tensor | PiecedTensor): readonly Uint8Array[] {
+  const arrays = "pieces" in t ? t.pieces : [t.data]
+  const length = arrays.reduce((n, data) => n + data.byteLength, 0)
+  if (length !== byteLength(t)) {
+    const what = `${t.dtype} ${show(t.shape)} needs ${byteLength(t)} bytes, its data has ${length}`
     fail("E_INPUT", `tensor ${quote(name)}: ${what}`, { tensor: name })
   }
-  return bytes
+  return arrays.map((data) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
 }
 
 const ORDER = [...FORMATS.keys()]

@@ -7,8 +7,10 @@ import { readJson } from "../files/json.ts"
 import { checkManifest, writeManifest } from "../files/manifest.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
 import { readError, systemCode } from "../files/system-errors.ts"
-import { tensor, type StoredTensor, type Tensor } from "../tensor/tensor.ts"
-import type { Vectors } from "./stepper.ts"
+import type { PiecedTensor } from "../tensor/safetensors.ts"
+import type { StoredTensor } from "../tensor/tensor.ts"
+import { cut, type Layout, type Pieces } from "./layout.ts"
+import { weightsOf, type Vectors } from "./stepper.ts"
 import type { Position } from "./trainer.ts"
 import { isRecord } from "../tensor/record.ts"
 
@@ -40,7 +42,7 @@ export interface Best {
 
 export interface Saved extends TrainingState {
   readonly folder: string
-  readonly vectors: Vectors
+  readonly vectors: Readonly<Record<string, Float32Array>>
 }
 
 const nameOf = (step: number): string => `step-${String(step).padStart(8, "0")}`
@@ -53,19 +55,20 @@ const PATTERN = /^step-(\d{8,})$/
 export async function saveCheckpoint(
   root: string,
   state: TrainingState,
-  vectors: Readonly<Vectors>,
-  writeModel: (folder: string, weights: Float32Array) => Promise<void>,
+  vectors: Vectors,
+  writeModel: (folder: string, weights: Pieces) => Promise<void>,
 ): Promise<string> {
   const folder = join(root, nameOf(state.position.step))
-  const { w, ...rest } = vectors
-  const flat = (data: Float32Array): Tensor => tensor("float32", [data.length], data)
+  const whole = (pieces: Pieces): PiecedTensor => {
+    return { dtype: "float32", shape: [pieces.reduce((n, piece) => n + piece.length, 0)], pieces }
+  }
   await publishFolder(
     folder,
     async (temp) => {
       // The vector itself: what the model's file shows may be its moving average, in other shapes.
-      const kept = new Map([["w", flat(w!)], ...Object.entries(rest).map(([k, v]) => [k, flat(v)] as const)])
+      const kept = new Map(Object.entries(vectors).map(([name, pieces]) => [name, whole(pieces)]))
       await writeSafetensors(join(temp, "optimizer.safetensors"), kept)
-      await writeModel(temp, rest["ema"] ?? w!)
+      await writeModel(temp, weightsOf(vectors))
       await writeFileAtomic(join(temp, "state.json"), `${JSON.stringify({ format: FORMAT, ...state }, undefined, 2)}\n`)
       await writeManifest(temp, { kind: "checkpoint", step: state.position.step })
     },
@@ -141,14 +144,17 @@ async function vectorOf(stored: StoredTensor): Promise<Float32Array> {
   return fail("E_CHECKPOINT_CORRUPT", `${stored.file}: expected float32, got ${dtype}`, { file: stored.file })
 }
 
-/** Error: E_CHECKPOINT_CORRUPT where it does not hold these vectors of `size` numbers. */
-export function checkVectors({ folder, vectors }: Saved, names: readonly string[], size: number): void {
-  for (const name of names) {
-    const length = vectors[name]?.length ?? 0
-    if (length === size) continue
-    const what = `"${name}" has ${length} numbers, expected ${size}`
-    fail("E_CHECKPOINT_CORRUPT", `${folder}/optimizer.safetensors: ${what}; resume from another`, { file: folder })
+/** The vectors that a run of this layout goes on from. Error: E_CHECKPOINT_CORRUPT where one is not of its size. */
+export function vectorsOf({ folder, vectors }: Saved, names: readonly string[], layout: Layout): Vectors {
+  const pieces = (name: string): Pieces => {
+    const { [name]: data = new Float32Array() } = vectors
+    if (data.length === layout.size) return cut(layout, data)
+    const what = `"${name}" has ${data.length} numbers, expected ${layout.size}`
+    return fail("E_CHECKPOINT_CORRUPT", `${folder}/optimizer.safetensors: ${what}; resume from another`, {
+      file: folder,
+    })
   }
+  return Object.fromEntries(names.map((name) => [name, pieces(name)]))
 }
 
 /** Of the checkpoints up to step `last` take away all but the newest `keep`, and those that `keeps` says. Later ones are

@@ -1,4 +1,4 @@
-/** @file Where each weight lies in the one flat vector that training carries: names, shapes and offsets. */
+/** @file Where each weight lies in the one vector that training carries in pieces: names, shapes and offsets. */
 import { param, reshape, slice } from "../graph/ops.ts"
 import type { Value } from "../graph/value.ts"
 import { fail } from "../errors.ts"
@@ -9,7 +9,7 @@ export interface Place {
   readonly offset: number
 }
 
-/** The flat vector of all weights: a few tensors to carry, clip and update instead of many. */
+/** The vector of all weights: a few tensors to carry, clip and update instead of many. */
 export interface Layout {
   readonly places: ReadonlyMap<string, Place>
   /** Number of weights. */
@@ -37,8 +37,11 @@ export function layout(shapes: Iterable<readonly [string, readonly number[]]>): 
   return { places, size: offset, pieces: cuts.map((start, i) => [start, cuts[i + 1] ?? offset]) }
 }
 
-/** The vector as a value of the graph. */
-export const flatValue = ({ size }: Layout, name: string): Value => param(name, [size])
+/** A vector's numbers, as its layout cuts it. */
+export type Pieces = readonly Float32Array[]
+
+/** The pieces of a whole vector, as views of it. */
+export const cut = ({ pieces }: Layout, whole: Float32Array): Pieces => pieces.map((span) => whole.subarray(...span))
 
 /** The vector's pieces as values of the graph, by the names under which they are carried. */
 export const pieceValues = ({ pieces }: Layout, name: string): Record<string, Value> =>
@@ -50,8 +53,12 @@ export function weightAt({ places }: Layout, flat: Value, name: string): Value {
   return reshape(slice(flat, 0, offset, offset + size(shape)), shape)
 }
 
+/** The pieces of vector `name` by those names. */
+export const feedsOf = (name: string, pieces: Pieces): Record<string, Tensor> =>
+  Object.fromEntries(pieces.map((data, i) => [`${name}.${i}`, tensor("float32", [data.length], data)]))
+
 /** All weights in one vector. Errors: E_MISSING_TENSORS, E_SHAPE_MISMATCH. */
-export function flatten(at: Layout, weights: ReadonlyMap<string, Tensor<"float32">>): Float32Array {
+export function flatten(at: Layout, weights: ReadonlyMap<string, Tensor<"float32">>): Pieces {
   const out = new Float32Array(at.size)
   for (const [name, { shape, offset }] of at.places) {
     const t = weights.get(name) ?? fail("E_MISSING_TENSORS", `training needs the weight "${name}", which is not given`)
@@ -60,15 +67,16 @@ export function flatten(at: Layout, weights: ReadonlyMap<string, Tensor<"float32
     }
     out.set(t.data, offset)
   }
-  return out
+  return cut(at, out)
 }
 
-/** The weights of a vector by name, as views into it. */
-export function unflatten({ places }: Layout, flat: Float32Array): Map<string, Tensor<"float32">> {
+/** The weights of a vector by name, as views into it: each lies in one piece. */
+export function unflatten({ places, pieces: spans }: Layout, pieces: Pieces): Map<string, Tensor<"float32">> {
   return new Map(
-    [...places].map(([name, { shape, offset }]) => [
-      name,
-      tensor("float32", shape, flat.subarray(offset, offset + size(shape))),
-    ]),
+    [...places].map(([name, { shape, offset }]) => {
+      const piece = spans.findLastIndex(([start]) => start <= offset)
+      const from = offset - spans[piece]![0]
+      return [name, tensor("float32", shape, pieces[piece]!.subarray(from, from + size(shape)))]
+    }),
   )
 }

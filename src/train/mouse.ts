@@ -12,7 +12,7 @@ import { modelConfig, type GlobalConfig } from "../configs/index.ts"
 import { writeFileAtomic } from "../files/atomic.ts"
 import { writeSafetensors } from "../files/safetensors-file.ts"
 import type { VisionConfig } from "../model/config.ts"
-import { unflatten, type Layout } from "./layout.ts"
+import { unflatten, type Layout, type Pieces } from "./layout.ts"
 
 /** The config that a model was trained by, beside it in either form. */
 export const TRAINING_FILE = "training.json"
@@ -25,7 +25,7 @@ export async function writeMouse(
   folder: string,
   config: GlobalConfig,
   layout: Layout,
-  flat: Float32Array,
+  weights: Pieces,
   classes: readonly string[],
 ): Promise<void> {
   const model = modelConfig(config)
@@ -39,7 +39,9 @@ export async function writeMouse(
   const write = (name: string, value: unknown) =>
     writeFileAtomic(join(folder, name), `${JSON.stringify(value, undefined, 2)}\n`)
 
-  await writeSafetensors(join(folder, "model.safetensors"), toSource(unflatten(layout, flat), rules), { format: "pt" })
+  await writeSafetensors(join(folder, "model.safetensors"), toSource(unflatten(layout, weights), rules), {
+    format: "pt",
+  })
   await write(TRAINING_FILE, config)
   if (processor) await write("preprocessor_config.json", processor)
   await write("config.json", json)

@@ -4,7 +4,7 @@ import { availableParallelism, cpus } from "node:os"
 import { join } from "node:path"
 import { setTimeout as wait } from "node:timers/promises"
 import { initOptions, type GlobalConfig } from "../configs/index.ts"
-import type { Splits } from "../datasets/dataset.ts"
+import type { NamedDataset, Splits } from "../datasets/dataset.ts"
 import { saveSplit } from "../datasets/split.ts"
 import { fail, PrismaError } from "../errors.ts"
 import { claim, makeFolder, publishFolder, removeWhole, writeFileAtomic } from "../files/atomic.ts"
@@ -17,11 +17,11 @@ import * as checkpoint from "./checkpoint.ts"
 import type { Best, TrainingState } from "./checkpoint.ts"
 import { evaluator, type Evaluation } from "./evaluate.ts"
 import { dataFingerprints, fingerprintsOf } from "./fingerprints.ts"
-import { flatten } from "./layout.ts"
+import { flatten, type Pieces } from "./layout.ts"
 import { isLogSpaced, loopOf, named, savesAt, score, valuesOf } from "./loop.ts"
 import { TRAINING_FILE, writeMouse } from "./mouse.ts"
 import { orderRecipe, planRun, type RunPlan } from "./plan.ts"
-import { stepper } from "./stepper.ts"
+import { stepper, weightsOf } from "./stepper.ts"
 import { writeCurves } from "./tracking/curves.ts"
 import { askedTrackers, checkTrackers, openTrackers, type Values } from "./tracking/index.ts"
 import { METRICS } from "./tracking/metrics.ts"
@@ -124,10 +124,11 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
   const fingerprints = fingerprintsOf(config, data, runtime.threads)
   const saved = options.resume ? await checkpoint.latestCheckpoint(checkpoints, warn) : undefined
   if (saved) checkpoint.checkSame(saved, fingerprints)
-  const start = saved?.vectors ?? { w: flatten(trained.layout, initialise(model, initOptions(config))) }
+  const start = saved
+    ? checkpoint.vectorsOf(saved, plan.step.carried, trained.layout)
+    : { w: flatten(trained.layout, initialise(model, initOptions(config))) }
   const state = stepper(runtime, plan.step, plan.options, start)
-  if (saved) checkpoint.checkVectors(saved, Object.keys(state.vectors), trained.layout.size)
-  const evaluate = evaluator(runtime, trained)
+  const evaluated = evaluator(runtime, trained)
 
   await makeFolder(checkpoints)
   await writeJson(join(out, TRAINING_FILE), config)
@@ -147,9 +148,12 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
 
   const begun = performance.now() - 1000 * (saved?.seconds ?? 0)
   const seconds = () => (performance.now() - begun) / 1000
-  const averaged = () => state.vectors["ema"] ?? state.vectors["w"]!
   const { classes } = data.train
-  const writeModel = (folder: string, flat: Float32Array) => writeMouse(folder, config, trained.layout, flat, classes)
+  const writeModel = (folder: string, weights: Pieces) => writeMouse(folder, config, trained.layout, weights, classes)
+  const evaluate = (set: NamedDataset) =>
+    state
+      .borrow((vectors) => evaluated(set, config, weightsOf(vectors), signal))()
+      .catch(ifInterrupted)
   const writes = background(IN_FLIGHT)
   let savedAt = saved?.position.step
   let landedAt = savedAt ?? 0
@@ -157,10 +161,10 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     await tracker.flush()
     const about = { position, fingerprints, best, waited, pending, seconds: seconds() }
     const now: TrainingState = { ...about, ...(judged !== undefined && { judged }) }
-    const { vectors } = state
     savedAt = position.step
+    const written = state.borrow((vectors) => checkpoint.saveCheckpoint(checkpoints, now, vectors, writeModel))
     await writes.add(async () => {
-      await checkpoint.saveCheckpoint(checkpoints, now, vectors, writeModel)
+      await written()
       landedAt = now.position.step
       if (saving.keep_last === null) return
       const keeps = (step: number) => isLogSpaced(config, step)
@@ -168,8 +172,10 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     })
   }
   const saveBest = async () => {
-    const weights = averaged()
-    await writes.add(() => publishFolder(join(out, "best"), (folder) => writeModel(folder, weights), { force: true }))
+    const written = state.borrow((vectors) =>
+      publishFolder(join(out, "best"), (folder) => writeModel(folder, weightsOf(vectors)), { force: true }),
+    )
+    await writes.add(written)
   }
 
   const isEarly = () => training.early_stopping && waited >= training.early_stopping_patience
@@ -181,7 +187,7 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     if (sets.length && (step % plan.every === 0 || step === steps)) {
       const all: Evaluation[] = []
       for (const set of sets) {
-        const found = await evaluate(set, config, averaged(), signal).catch(ifInterrupted)
+        const found = await evaluate(set)
         // Without it the step is not logged: that is done when the run goes on.
         pending = found ? null : values
         if (!found) return "interrupted"
@@ -227,14 +233,13 @@ async function trainInto(plan: RunPlan, data: Splits, options: RunOptions): Prom
     if (savedAt !== position.step) await save()
     await writes.settle()
 
-    const test =
-      ended === "interrupted" ? undefined : await evaluate(plan.test, config, averaged(), signal).catch(ifInterrupted)
+    const test = ended === "interrupted" ? undefined : await evaluate(plan.test)
     if (!test) ended = "interrupted"
     const { step, images } = position
     const parameters = trained.layout.size
     const result = { ended, step, images, seconds: seconds(), parameters, ...(best && { best }), ...(test && { test }) }
     if (!test) return result
-    await writeModel(out, averaged())
+    await writeModel(out, weightsOf(state.vectors))
     await writeJson(join(out, "result.json"), { ...result, ...recordOf(plan, data, runtime.threads) })
     return result
   } catch (error) {

@@ -31,9 +31,9 @@ export interface StepGraph {
 
 export interface Step {
   readonly layout: Layout
-  /** The vectors carried from step to step: "w", the optimizer's, "ema", "g" where gradients are accumulated. */
+  /** The vectors carried from step to step: "w", the optimizer's, "ema". */
   readonly carried: readonly string[]
-  /** Adds a batch's gradient to "g" and changes nothing else. */
+  /** Adds a batch's gradient to the vector "g" and changes nothing else. */
   readonly accumulate: StepGraph
   readonly apply: StepGraph
 }
@@ -67,7 +67,7 @@ export function trainingStep(at: Layout, objective: (flat: Value) => Objective, 
   const carriedIn = Object.assign({}, w, ...state, emaDecay === undefined ? {} : ema) as Values
   return {
     layout: at,
-    carried: ["w", ...stateNames, ...(emaDecay === undefined ? [] : ["ema"]), ...(accumulation > 1 ? ["g"] : [])],
+    carried: ["w", ...stateNames, ...(emaDecay === undefined ? [] : ["ema"])],
     accumulate: {
       inputs: { ...inputs, ...w, ...gathered },
       outputs: { ...report, ...Object.fromEntries(totals.map((g, i) => [`g.${i}`, g])) },

@@ -1,6 +1,6 @@
 /** @file Files that only grow: bytes are kept in order, written in the background, and are on the disk after `flush`. */
 import { type FileHandle, open } from "node:fs/promises"
-import { writeAll } from "../../files/atomic.ts"
+import { writeAll } from "../../files/output.ts"
 import { writeError } from "../../files/system-errors.ts"
 
 export interface Appender {

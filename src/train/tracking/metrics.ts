@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises"
 import { join } from "node:path"
 import { fail } from "../../errors.ts"
-import { writeAll, writeFileAtomic } from "../../files/atomic.ts"
+import { writeFileAtomic } from "../../files/atomic.ts"
 import { readFully, withFile } from "../../files/read.ts"
 import { type Appender, openAppender } from "./append.ts"
 import { summary } from "./summary.ts"
@@ -129,10 +129,10 @@ async function begin(run: RunInfo, path: string, csvPath: string, add: ReturnTyp
       held.push(Uint8Array.from(line))
       bytes += line.length
       if (bytes < PIECE) return
-      await writeAll(file, Buffer.concat(held))
+      await file.write(Buffer.concat(held))
       ;[held, bytes] = [[], 0]
     })
-    await writeAll(file, Buffer.concat(held))
+    await file.write(Buffer.concat(held))
   })
   await writeFileAtomic(csvPath, rows.join(""))
 }
