@@ -169,16 +169,8 @@ async function placeOf(name: string, options: LoadOptions): Promise<Pick<LoadOpt
 }
 
 /** A runtime with the options that are its own. */
-function runtimeOf({
-  module,
-  runtime,
-  device,
-  threads,
-  prepack,
-  memoryBudget,
-  flushSubnormals,
-  session,
-}: LoadOptions): Runtime {
+function runtimeOf({ runtime, ...options }: LoadOptions): Runtime {
+  const { module, device, threads, prepack, memoryBudget, flushSubnormals, session } = options
   const given = { module, device, threads, prepack, memoryBudget, flushSubnormals, session }
   const set = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
   return runtime ?? nodeRuntime(set)

@@ -46,7 +46,7 @@ const FIXED_BYTES = 2 ** 20
 const TINY = Float64Array.of(Number.MIN_VALUE)
 
 /** Does this thread compute with 0 in place of subnormal numbers? */
-const flushes = (): boolean => TINY[0]! + TINY[0]! === 0
+const flushes = (): boolean => TINY.every((x) => 2 * x === 0)
 
 /** A model whose weights may lie in files. */
 interface Part extends Emitted {
