@@ -5,7 +5,7 @@ import { readJson } from "../files/json.ts"
 import type { ModelConfig } from "../model/config.ts"
 import type { InitOptions } from "../model/init.ts"
 import { quote } from "../tensor/quote.ts"
-import { object } from "./defaults.ts"
+import { fieldsOf } from "../tensor/record.ts"
 import { CONFIG_NAMES, merged, preset, SEED_NAMES, type ConfigName } from "./presets.ts"
 import { fieldValue, parseConfig, type ConfigOverrides, type GlobalConfig } from "./schema.ts"
 
@@ -31,7 +31,7 @@ function laidOver(base: GlobalConfig, overrides: ConfigOverrides): ConfigOverrid
   const result = merged(base, overrides)
   const { hidden_dim, mlp_dim } = base.transformer
   const follows = result.variant !== "seed-exact" && mlp_dim === 4 * hidden_dim
-  if (!follows || object(overrides.transformer)["mlp_dim"] !== undefined) return result
+  if (!follows || fieldsOf(overrides.transformer)["mlp_dim"] !== undefined) return result
   return { ...result, transformer: { ...result.transformer, mlp_dim: undefined } }
 }
 
@@ -80,7 +80,7 @@ const FILE = { limit: 2 ** 20, malformed: "E_CONFIG", tooLarge: "E_CONFIG_LIMIT"
  */
 export async function readConfig(file: string, base?: GlobalConfig): Promise<GlobalConfig> {
   const json = await readJson(file, FILE)
-  return parseConfig(base ? merged(base, object(json)) : json, file)
+  return parseConfig(base ? merged(base, fieldsOf(json)) : json, file)
 }
 
 /** The model that a config means, without weights. */

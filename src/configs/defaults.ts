@@ -1,5 +1,5 @@
 /** @file The fields of a config and what they are where nothing is said: plain data, so that the presets need no schema. */
-import { isRecord, type Fields } from "../tensor/record.ts"
+import { fieldsOf, isRecord, type Fields } from "../tensor/record.ts"
 
 /** Every section and field, in the order in which a config is written; undefined is what has no default. */
 const DEFAULTS = {
@@ -102,20 +102,17 @@ export function filled(given: unknown): unknown {
 /** Where mlp_dim is left out it is 4 hidden_dim. */
 function withMlpDim(given: Fields): Fields {
   const { transformer } = given
-  const { hidden_dim, mlp_dim } = object(transformer)
+  const { hidden_dim, mlp_dim } = fieldsOf(transformer)
   if (mlp_dim !== undefined || typeof hidden_dim !== "number") return given
-  return { ...given, transformer: { ...object(transformer), mlp_dim: 4 * hidden_dim } }
+  return { ...given, transformer: { ...fieldsOf(transformer), mlp_dim: 4 * hidden_dim } }
 }
 
 /** Without what is undefined. */
 const said = (fields: Fields): Fields => Object.fromEntries(Object.entries(fields).filter(([, v]) => v !== undefined))
 
-/** The value where it is an object, else one without keys. */
-export const object = (value: unknown): Fields => (typeof value === "object" && value !== null ? (value as Fields) : {})
-
 export type Immutable<T> = T extends object ? { readonly [K in keyof T]: Immutable<T[K]> } : T
 
 export function frozen<T>(value: T): Immutable<T> {
-  for (const part of Object.values(object(value))) frozen(part)
+  for (const part of Object.values(fieldsOf(value))) frozen(part)
   return Object.freeze(value) as Immutable<T>
 }

@@ -8,7 +8,8 @@ import { SEED_ACTIVATIONS } from "../../converters/base-vit.ts"
 import { fail, nearest } from "../errors.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { quote } from "../tensor/quote.ts"
-import { FIELDS, filled, frozen, type Immutable, object } from "./defaults.ts"
+import { fieldsOf } from "../tensor/record.ts"
+import { FIELDS, filled, frozen, type Immutable } from "./defaults.ts"
 
 // Bounds of what is untrusted: far above what can be trained, far below what exhausts memory.
 const [WIDTH, COUNT, PIXELS, CLASSES, STEPS] = [2 ** 16, 2 ** 10, 2 ** 13, 2 ** 20, Number.MAX_SAFE_INTEGER]
@@ -227,7 +228,7 @@ export function parseConfig(given: unknown, where: string): GlobalConfig {
 function refuse(issue: Zod.core.$ZodIssue, given: unknown, where: string): never {
   const path = issue.path.map(String)
   if (issue.code === "unrecognized_keys") return unknown([...path, issue.keys[0]!].join("."), where)
-  const got = path.reduce<unknown>((value, key) => object(value)[key], given)
+  const got = path.reduce<unknown>((value, key) => fieldsOf(value)[key], given)
   const must = issue.message.startsWith("must") ? issue.message : "must be an object"
   return wrong(path.join(".") || "the config", must, got, where)
 }

@@ -62,6 +62,13 @@ interface Split {
   readonly files: readonly Found[]
 }
 
+/** The images of one of `splits`, of which a dataset needs some. */
+async function someSplit(folder: string, splits: Iterable<string>): Promise<Split> {
+  const split = await readSplit(folder, splits)
+  if (split.files.length) return split
+  return fail("E_DATASET_EMPTY", `${folder}: has no images; ${splitsFound(splits)}`, { file: folder })
+}
+
 /** The images of one of `splits`. */
 async function readSplit(folder: string, splits: Iterable<string>): Promise<Split> {
   const seen = new Map<string, string>()
@@ -121,10 +128,7 @@ export async function classFolders(
   classes?: readonly string[],
   splits: readonly string[] = [],
 ): Promise<EncodedDataset> {
-  const split = await readSplit(folder, splits)
-  if (split.files.length === 0) {
-    fail("E_DATASET_EMPTY", `${folder}: has no images; ${splitsFound(splits)}`, { file: folder })
-  }
+  const split = await someSplit(folder, splits)
   return dataset(folder, basename(folder), "", split, classes ?? split.classes, {})
 }
 
@@ -152,10 +156,7 @@ export async function imageFolder(root: string, { test, ...fit }: Fit & RoleOpti
     fail("E_DATASET_EMPTY", `${root}: ${text}`, { file: root })
   }
   const other = async (role: "test" | "val", folder: string) => {
-    const split = await readSplit(join(root, folder), folders.keys())
-    if (split.files.length === 0) {
-      fail("E_DATASET_EMPTY", `${join(root, folder)}: has no images; ${splitsFound(folders.keys())}`, { file: root })
-    }
+    const split = await someSplit(join(root, folder), folders.keys())
     return dataset(root, role, folder, split, classes, fit)
   }
   return {

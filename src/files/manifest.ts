@@ -3,6 +3,7 @@ import { readdir } from "node:fs/promises"
 import { join } from "node:path"
 import { fail } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
+import { fieldsOf } from "../tensor/record.ts"
 import { writeFileAtomic } from "./atomic.ts"
 import { digestOf, type Digest } from "./digest.ts"
 import { readJson } from "./json.ts"
@@ -29,7 +30,7 @@ export async function writeManifest(folder: string, about: Readonly<Record<strin
 }
 
 function entryOf(entry: unknown, name: string, file: string): Digest {
-  const { bytes, sha256 } = (entry ?? {}) as Record<string, unknown>
+  const { bytes, sha256 } = fieldsOf(entry)
   if (typeof bytes === "number" && typeof sha256 === "string") return { bytes, sha256 }
   const got = quote(JSON.stringify(entry))
   return fail("E_INTEGRITY", `${file}: ${quote(name)} must have bytes and sha256, got ${got}`, { file })

@@ -1,12 +1,10 @@
 /** @file What pushing asks of a Hub about accounts, repos and refs, each answer checked (https://huggingface.co/docs/hub/api). */
 import { fail, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
+import { fieldsOf } from "../tensor/record.ts"
 import { isCommit } from "./cache.ts"
 import { hubUrl, segments, type HubHttp } from "./http.ts"
 import { plainUrl } from "./redirects.ts"
-
-export const record = (value: unknown): Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null ? (value as Readonly<Record<string, unknown>>) : {}
 
 /** A request that may be sent again, where its answer did not come or was cut. */
 export const posted = (body: unknown) => ({
@@ -38,8 +36,8 @@ export async function account(http: HubHttp, signal?: AbortSignal): Promise<Acco
       `${http.endpoint}: pushing wants a token that may write; give one by HF_TOKEN or "hf auth login"`,
     )
   }
-  const { name, auth } = record(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), { ...(signal && { signal }) })) // prettier-ignore
-  const { role } = record(record(auth)["accessToken"])
+  const { name, auth } = fieldsOf(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), { ...(signal && { signal }) })) // prettier-ignore
+  const { role } = fieldsOf(fieldsOf(auth)["accessToken"])
   if (typeof name !== "string") return protocol(hubUrl(http.endpoint, "api", "whoami-v2"), "", "names no account")
   return { name, role: typeof role === "string" ? role : "" }
 }
@@ -47,7 +45,7 @@ export async function account(http: HubHttp, signal?: AbortSignal): Promise<Acco
 /** Whom the Hub takes the asker for; undefined for nobody, who has no token. Errors: E_HUB_AUTH, those of the Hub. */
 export async function visitor(http: HubHttp, stall: number): Promise<string | undefined> {
   const init = { tries: 1, stall, ...(!http.authorized && { accept: [401] }) }
-  const { name } = record(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), init))
+  const { name } = fieldsOf(await http.json(hubUrl(http.endpoint, "api", "whoami-v2"), init))
   return typeof name === "string" ? name : undefined
 }
 
@@ -59,7 +57,7 @@ export async function repoName(http: HubHttp, repo: string, signal?: AbortSignal
     throw error
   })
   if (answer === undefined) return undefined
-  const { id } = record(answer)
+  const { id } = fieldsOf(answer)
   if (typeof id !== "string") return protocol(url, repo, `names no repo, got id ${quote(JSON.stringify(id) ?? "none")}`)
   return id
 }
@@ -91,12 +89,12 @@ export interface Refs {
 
 export async function refsOf(http: HubHttp, repo: string, signal?: AbortSignal): Promise<Refs> {
   const url = apiUrl(http, repo, "refs")
-  const { branches, tags } = record(await http.json(url, { repo, ...(signal && { signal }) }))
+  const { branches, tags } = fieldsOf(await http.json(url, { repo, ...(signal && { signal }) }))
   const named = (list: unknown): ReadonlyMap<string, string> => {
     if (!Array.isArray(list)) return protocol(url, repo, "lists no refs")
     return new Map(
       list.map((entry) => {
-        const { name, targetCommit } = record(entry)
+        const { name, targetCommit } = fieldsOf(entry)
         const isRef = typeof name === "string" && typeof targetCommit === "string" && isCommit(targetCommit)
         return isRef ? ([name, targetCommit] as const) : protocol(url, repo, "lists a ref without its commit")
       }),

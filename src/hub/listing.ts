@@ -1,7 +1,8 @@
 /** @file What a Hub says of a repo: the commit behind a revision, and the files at a commit with their sizes and hashes. */
 import { checkListing } from "../files/paths.ts"
 import { quote } from "../tensor/quote.ts"
-import { protocol, record } from "./api.ts"
+import { fieldsOf } from "../tensor/record.ts"
+import { protocol } from "./api.ts"
 import { isContentHash } from "./hash.ts"
 import { hubUrl, segments, type HubHttp, type HubInit } from "./http.ts"
 import { plainUrl } from "./redirects.ts"
@@ -24,10 +25,10 @@ const MAX_FILES = 500_000
 /** The commit that a branch, tag or short commit means now. Errors: those of the Hub; E_HUB_PROTOCOL. */
 export async function commitOf(http: HubHttp, repo: string, revision: string, init: HubInit = {}): Promise<string> {
   const url = hubUrl(http.endpoint, "api", "models", ...segments(repo), "revision", revision)
-  const { sha, siblings } = record(await http.json(url, { ...init, repo }))
+  const { sha, siblings } = fieldsOf(await http.json(url, { ...init, repo }))
   if (typeof sha !== "string" || !COMMIT.test(sha))
     protocol(url, repo, `the answer has no commit, got sha ${quote(JSON.stringify(sha) ?? "undefined")}`)
-  const names = Array.isArray(siblings) ? siblings.map((s) => record(s)["rfilename"]) : []
+  const names = Array.isArray(siblings) ? siblings.map((s) => fieldsOf(s)["rfilename"]) : []
   checkListing(names.filter((name) => typeof name === "string"), plainUrl(url)) // prettier-ignore
   return sha
 }
@@ -46,8 +47,8 @@ export async function filesAt(http: HubHttp, repo: string, commit: string): Prom
     const entries: unknown = await response.json().catch(() => undefined)
     if (!Array.isArray(entries)) protocol(first, repo, "the list of files is no JSON array")
     for (const entry of entries) {
-      const { type } = record(entry)
-      if (type !== "directory") files.push(fileOf(record(entry), first, repo))
+      const { type } = fieldsOf(entry)
+      if (type !== "directory") files.push(fileOf(fieldsOf(entry), first, repo))
     }
     url = nextPage(response.headers.get("link"), url, http.endpoint)
   }
@@ -58,7 +59,7 @@ export async function filesAt(http: HubHttp, repo: string, commit: string): Prom
 function fileOf(entry: Readonly<Record<string, unknown>>, url: string, repo: string): RepoFile {
   const { path, size, oid, lfs, xetHash } = entry
   if (typeof path !== "string") return protocol(url, repo, "lists a file without a path")
-  const { oid: large, size: largeSize } = record(lfs)
+  const { oid: large, size: largeSize } = fieldsOf(lfs)
   const [etag, bytes] = typeof large === "string" ? [large, largeSize ?? size] : [oid, size]
   const isHash = typeof etag === "string" && isContentHash(etag) && typeof oid === "string"
   if (!isHash) return protocol(url, repo, `lists ${quote(path)} without a hash`)

@@ -1,12 +1,13 @@
 /** @file One commit of many files, once: an answer that was lost is looked for, another's commit between is allowed for. */
 import { fail, listed, PrismaError } from "../errors.ts"
-import { apiUrl, protocol, record, refsOf } from "./api.ts"
+import { apiUrl, protocol, refsOf } from "./api.ts"
 import { isCommit } from "./cache.ts"
 import { discard, okOr, type HubHttp } from "./http.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
 import { LazyBlob } from "./lazy-blob.ts"
 import type { Content } from "./push-folder.ts"
 import { backoff, MAX_TRIES } from "./retry.ts"
+import { fieldsOf } from "../tensor/record.ts"
 
 /** A file with the hash that the repo will know it by: a sha256 where it lies in the store, else git's, and it is sent along. */
 export interface Committed extends Content {
@@ -42,7 +43,7 @@ export async function commitFiles(http: HubHttp, commit: Commit): Promise<string
       throw error
     })
     if (!(answer instanceof PrismaError) && answer.ok) {
-      const { commitOid } = record(await answer.json().catch(() => undefined))
+      const { commitOid } = fieldsOf(await answer.json().catch(() => undefined))
       if (typeof commitOid === "string" && isCommit(commitOid)) return commitOid
       const found = await landed(http, commit)
       return found?.isThere ? found.head : protocol(url, repo, "answers a commit without its id, and has not made it")

@@ -3,7 +3,8 @@
 import { type ErrorCode, fail, PrismaError } from "../errors.ts"
 import { parallel } from "../files/parallel.ts"
 import { quote } from "../tensor/quote.ts"
-import { posted, protocol, record } from "./api.ts"
+import { fieldsOf } from "../tensor/record.ts"
+import { posted, protocol } from "./api.ts"
 import { hubUrl, segments, type HubHttp } from "./http.ts"
 import { counted } from "./lazy-blob.ts"
 import type { Content } from "./push-folder.ts"
@@ -86,17 +87,17 @@ async function batch(
     objects,
   })
   const headers = { accept: LFS, "content-type": LFS }
-  const answer = record(await http.json(url, { ...asked, headers, repo, ...(signal && { signal }) }))
+  const answer = fieldsOf(await http.json(url, { ...asked, headers, repo, ...(signal && { signal }) }))
   const listed = answer["objects"]
   if (!Array.isArray(listed)) return protocol(url, repo, "names no objects")
   const uploads = new Map<string, Upload>()
   for (const file of files) {
-    const found = listed.map(record).find(({ oid }) => oid === file.oid)
+    const found = listed.map(fieldsOf).find(({ oid }) => oid === file.oid)
     if (!found) return protocol(url, repo, `does not say where ${quote(file.path)} goes`)
-    const { message } = record(found["error"])
+    const { message } = fieldsOf(found["error"])
     if (found["error"] !== undefined)
       return protocol(url, repo, `refuses ${quote(file.path)}: ${quote(String(message))}`)
-    const { upload, verify } = record(found["actions"])
+    const { upload, verify } = fieldsOf(found["actions"])
     if (upload === undefined) continue
     const whole = target(repo, url, upload)
     uploads.set(file.oid, {
@@ -109,8 +110,8 @@ async function batch(
 }
 
 function target(repo: string, url: string, action: unknown): Target {
-  const { href, header } = record(action)
-  const headers = Object.entries(record(header)).filter(
+  const { href, header } = fieldsOf(action)
+  const headers = Object.entries(fieldsOf(header)).filter(
     (entry): entry is [string, string] => typeof entry[1] === "string",
   )
   return { href: address(repo, url, href), headers: Object.fromEntries(headers) }

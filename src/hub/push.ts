@@ -2,7 +2,7 @@
 import { basename, resolve } from "node:path"
 import { fail } from "../errors.ts"
 import { repoId } from "../files/paths.ts"
-import { account, apiUrl, createBranch, createRepo, posted, protocol, record, refsOf, repoName, setTag } from "./api.ts"
+import { account, apiUrl, createBranch, createRepo, posted, protocol, refsOf, repoName, setTag } from "./api.ts"
 import { checkRevision, isCommit } from "./cache.ts"
 import { stepOfTag, tagOf } from "./checkpoints.ts"
 import type { DownloadProgress } from "./download.ts"
@@ -15,6 +15,7 @@ import { type Content, pathInRepo, type Skipped } from "./push-folder.ts"
 import { type Large, uploadLarge } from "./push-large.ts"
 import { MAX_STEPS, type Plan, planOf } from "./push-plan.ts"
 import { hubSettings, type HubOptions } from "./settings.ts"
+import { fieldsOf } from "../tensor/record.ts"
 
 export interface PushOptions extends Pick<HubOptions, "endpoint" | "token" | "offline"> {
   /** Of a repo that is made; public by default. */
@@ -270,8 +271,8 @@ class Push {
         files.push({ path, size, sample: Buffer.from(start).toString("base64") })
       }
       const asked = { ...posted({ ...(gitAttributes !== undefined && { gitAttributes }), files }), repo }
-      const answer = record(await http.json(url, { ...asked, ...(options.signal && { signal: options.signal }) }))
-      const told = Array.isArray(answer["files"]) ? answer["files"].map(record) : []
+      const answer = fieldsOf(await http.json(url, { ...asked, ...(options.signal && { signal: options.signal }) }))
+      const told = Array.isArray(answer["files"]) ? answer["files"].map(fieldsOf) : []
       for (const { path } of some) {
         const { uploadMode, shouldIgnore } = told.find((file) => file["path"] === path) ?? {}
         if (uploadMode !== "lfs" && uploadMode !== "regular") protocol(url, repo, `does not say how ${path} is stored`)

@@ -2,6 +2,7 @@
  * changes, so that what was listed once is known offline too. */
 import { writeFileAtomic } from "../files/atomic.ts"
 import { readJson } from "../files/json.ts"
+import { fieldsOf } from "../tensor/record.ts"
 import type { RepoPlace } from "./cache.ts"
 import { isContentHash } from "./hash.ts"
 import type { RepoFile } from "./listing.ts"
@@ -28,7 +29,7 @@ export async function readTree(place: RepoPlace, commit: string): Promise<Readon
   if (version !== VERSION || typeof files !== "object" || files === null) return undefined
   const known = new Map<string, RepoFile>()
   for (const [path, entry] of Object.entries(files)) {
-    const { size, blob_id: blobId, lfs_sha256: large, lfs_size: bytes } = (entry ?? {}) as Record<string, unknown>
+    const { size, blob_id: blobId, lfs_sha256: large, lfs_size: bytes } = fieldsOf(entry)
     const [etag, length] = typeof large === "string" ? [large, bytes ?? size] : [blobId, size]
     if (typeof etag !== "string" || !isContentHash(etag) || typeof length !== "number") return undefined
     known.set(path, { path, size: length, etag, blobId: String(blobId) })

@@ -1,12 +1,13 @@
 /** @file compile: a part of a graph as an async function on tensors, its session kept by content. */
 import { fail, PrismaError } from "../errors.ts"
 import { bind, type Shape } from "../graph/dims.ts"
-import { emit, type Emitted, type Values } from "../graph/emit.ts"
+import type { Values } from "../graph/emit.ts"
 import type { Value } from "../graph/value.ts"
 import { DTYPES, show, size, tensor, type DType, type Tensor } from "../tensor/tensor.ts"
 import { noSession, providers, type Device } from "./devices.ts"
-import { type Allocate, type BoundPort, InPlace, UNREAD } from "./in-place.ts"
+import { type Allocate, type BoundPort, InPlace } from "./in-place.ts"
 import type { OrtModule, OrtSession, OrtTensor } from "./ort.ts"
+import { located, type Part, sameBytes } from "./part.ts"
 
 export type Feeds = Readonly<Record<string, Tensor>>
 
@@ -47,16 +48,6 @@ const TINY = Float64Array.of(Number.MIN_VALUE)
 
 /** Does this thread compute with 0 in place of subnormal numbers? */
 const flushes = (): boolean => TINY.every((x) => 2 * x === 0)
-
-/** A model whose weights may lie in files. */
-interface Part extends Emitted {
-  /** The folder, with a trailing slash, that all of them lie in; "" for none. */
-  readonly folder: string
-  /** Its first output is UNREAD. */
-  readonly stops: boolean
-  /** The same for equal models. */
-  readonly key: string
-}
 
 interface Kept {
   readonly bytes: Uint8Array
@@ -301,58 +292,6 @@ function fromOrt(t: OrtTensor, shape: readonly number[]): Tensor {
   if (!(dtype in DTYPES)) fail("E_RUNTIME", `onnxruntime gave a tensor of type ${t.type}`)
   return tensor(dtype, shape, t.data as never)
 }
-
-function located(inputs: Values, outputs: Values, { stops, fused }: { stops: boolean; fused: boolean }): Part {
-  const folders = new Set<string>()
-  const how = { fused, ...(stops && { sequence: UNREAD }) }
-  const emitted = emit(inputs, outputs, {
-    ...how,
-    locate: (file) => {
-      const name = file.lastIndexOf("/") + 1
-      folders.add(file.slice(0, name))
-      return file.slice(name)
-    },
-  })
-  const [first = "", ...rest] = folders
-  const folder = shared(first, rest)
-  const part = rest.length ? emit(inputs, outputs, { ...how, locate: (file) => file.slice(folder.length) }) : emitted
-  return { ...part, folder, stops, key: `${hash(part.bytes)}:${folder}` }
-}
-
-/** The folder that holds all of these. */
-function shared(first: string, rest: readonly string[]): string {
-  let parts = first.split("/")
-  for (const folder of rest) {
-    const other = folder.split("/")
-    const differs = parts.findIndex((part, i) => part !== other[i])
-    if (differs >= 0) parts = [...parts.slice(0, differs), ""]
-  }
-  return parts.join("/")
-}
-
-/** FNV-1a in steps of 32 bits, mixed after each: only a key, equal bytes are compared besides. */
-function hash(bytes: Uint8Array): string {
-  let h = 0x811c9dc5
-  const whole = words(bytes)
-  for (let i = 0; i < whole.length; i++) {
-    h = Math.imul(h ^ whole[i]!, 0x01000193)
-    h ^= h >>> 15
-  }
-  for (let i = whole.length * 4; i < bytes.length; i++) h = Math.imul(h ^ bytes[i]!, 0x01000193)
-  return `${(h >>> 0).toString(16)}:${bytes.length}`
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  if (a === b) return true
-  if (a.length !== b.length) return false
-  const [x, y] = [words(a), words(b)]
-  for (let i = 0; i < x.length; i++) if (x[i] !== y[i]) return false
-  for (let i = x.length * 4; i < a.length; i++) if (a[i] !== b[i]) return false
-  return true
-}
-
-/** All whole words: four times as fast to walk as bytes. An emitted model starts where its buffer starts. */
-const words = (bytes: Uint8Array): Uint32Array => new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2)
 
 function failed(what: string, cause: unknown): never {
   if (cause instanceof PrismaError) throw cause
