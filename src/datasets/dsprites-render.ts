@@ -68,30 +68,41 @@ function outline(shape: number, scale: number, orientation: number): Float64Arra
   return corners
 }
 
-/** A row's crossings with an outline: the heart has at most four. */
+/** A row's crossings with an outline, from the sprite's centre: the heart has at most four. */
 const CROSSINGS = 4
 const crossings = new Float64Array(EDGE * CROSSINGS)
 const counts = new Uint8Array(EDGE)
+
+/**
+ * Positions 0 to 1 are the middle half of the image: 31 steps over 32 pixels, so each has a fraction of its own. A pixel's
+ * centre lies at its number + 0.5.
+ */
+const centre = (position: number): number => EDGE / 4 + (EDGE / 2) * position - 0.5
 
 type Classes = readonly [shape: number, scale: number, orientation: number, x: number, y: number]
 
 /** Draw a sprite, given the class of each latent, with 255 into `out` of 64 x 64 zeros. */
 export function renderSprite(...[shape, scale, orientation, x, y, out]: [...Classes, out: Uint8Array]): void {
-  cross(shape, scale, orientation, x, y)
+  cross(shape, scale, orientation, y)
+  const left = centre(VALUES.x[x]!)
   for (let row = 0; row < EDGE; row++) {
     for (let k = row * CROSSINGS; k < row * CROSSINGS + counts[row]!; k += 2) {
-      out.fill(255, row * EDGE + Math.ceil(crossings[k]!), row * EDGE + Math.ceil(crossings[k + 1]!))
+      out.fill(255, row * EDGE + Math.ceil(crossings[k]! + left), row * EDGE + Math.ceil(crossings[k + 1]! + left))
     }
   }
 }
 
-/** A number of 53 bits that equal images share, and others by chance alone. */
-export function spriteKey(...[shape, scale, orientation, x, y]: Classes): number {
-  cross(shape, scale, orientation, x, y)
+/** For each x, in turn, a number of 53 bits that equal images share, and others by chance alone. */
+export function spriteKeys(shape: number, scale: number, orientation: number, y: number): Float64Array {
+  cross(shape, scale, orientation, y)
+  return Float64Array.from(VALUES.x, (x) => spansKey(centre(x)))
+}
+
+function spansKey(left: number): number {
   let [high, low] = [0, 0]
   for (let row = 0; row < EDGE; row++) {
     for (let k = row * CROSSINGS; k < row * CROSSINGS + counts[row]!; k += 2) {
-      const [from, to] = [Math.ceil(crossings[k]!), Math.ceil(crossings[k + 1]!)]
+      const [from, to] = [Math.ceil(crossings[k]! + left), Math.ceil(crossings[k + 1]! + left)]
       if (from === to) continue
       const span = (row * EDGE + from) * EDGE + to
       high = Math.imul(high ^ span, 0x01000193) + (high >>> 15)
@@ -101,19 +112,17 @@ export function spriteKey(...[shape, scale, orientation, x, y]: Classes): number
   return (high & 0x1fffff) * 2 ** 32 + (low >>> 0)
 }
 
-/** Find where each row's pixel centres cross the outline; a pixel's centre lies at its number + 0.5. */
-function cross(shape: number, scale: number, orientation: number, x: number, y: number): void {
+/** Find where each row's pixel centres cross the outline. */
+function cross(shape: number, scale: number, orientation: number, y: number): void {
   const corners = outline(shape, scale, orientation)
-  // Positions 0 to 1 are the middle half of the image: 31 steps over 32 pixels, so each has a fraction of its own.
-  const left = EDGE / 4 + (EDGE / 2) * VALUES.x[x]! - 0.5
-  const top = EDGE / 4 + (EDGE / 2) * VALUES.y[y]! - 0.5
+  const top = centre(VALUES.y[y]!)
   counts.fill(0)
   for (let i = 0; i + 2 < corners.length; i += 2) {
     const [y0, y1] = [corners[i + 1]! + top, corners[i + 3]! + top]
     const [first, last] = y0 < y1 ? [Math.ceil(y0), Math.ceil(y1)] : [Math.ceil(y1), Math.ceil(y0)]
     if (first === last) continue
     const slope = (corners[i + 2]! - corners[i]!) / (y1 - y0)
-    for (let row = first; row < last; row++) add(row, corners[i]! + left + (row - y0) * slope)
+    for (let row = first; row < last; row++) add(row, corners[i]! + (row - y0) * slope)
   }
 }
 

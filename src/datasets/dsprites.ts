@@ -1,6 +1,6 @@
 /** @file dSprites, drawn (https://github.com/google-deepmind/dsprites-dataset): 737,280 images, none of them stored. */
-import { EDGE, LATENTS, renderSprite, spriteKey, VALUES } from "./dsprites-render.ts"
-import { checkSeed, indicesOf, type Parts, share, splitIndices, splitOrder } from "./split.ts"
+import { EDGE, LATENTS, renderSprite, spriteKeys, VALUES } from "./dsprites-render.ts"
+import { checkFractions, checkSome, indicesOf, type Parts, share, splitIndices, splitOrder } from "./split.ts"
 import { checkVariant, type Drawing, drawnSplits, type DrawnSplits, oneOf, type Variant } from "./synthetic.ts"
 
 export interface DSpritesOptions {
@@ -72,11 +72,11 @@ export const spriteTarget = (target: unknown): Target =>
  */
 export function dSprites(options: DSpritesOptions = {}): DrawnSplits<Sprite> {
   const { seed = 0, target = "shape", testSplit = 0.25, variant = "corrected" } = options
-  checkSeed(seed, `${NAME}: seed`)
+  const split = { seed, name: NAME, test: testSplit }
+  checkFractions(split)
+  checkSome(LENGTH, split)
   checkVariant(variant, NAME)
   const { classes, label } = spriteTarget(target)
-  // Also checks testSplit.
-  const plain = splitIndices(LENGTH, { seed, name: NAME, test: testSplit })
   const drawing: Drawing<Sprite> = {
     name: NAME,
     version: 1,
@@ -94,27 +94,33 @@ export function dSprites(options: DSpritesOptions = {}): DrawnSplits<Sprite> {
       y: VALUES.y[yOf(code)]!,
     }),
   }
-  return drawnSplits(drawing, variant === "seed-exact" ? plain : keepTogether(seed, share(LENGTH, testSplit)))
+  return drawnSplits(
+    drawing,
+    variant === "seed-exact" ? splitIndices(LENGTH, split) : keepTogether(seed, share(LENGTH, testSplit)),
+  )
 }
 
 let known: ReadonlyMap<number, readonly number[]> | undefined
 
 /** Of each image that occurs more than once, all its codes: the first and the last turn, and some squares and small ellipses
- * that come to lie on the same pixels. They differ in orientation alone; 715,760 images are distinct. Takes a second. */
+ * that come to lie on the same pixels. They differ in orientation alone; 715,760 images are distinct. */
 function equalImages(): ReadonlyMap<number, readonly number[]> {
   if (known) return known
   const groups = new Map<number, readonly number[]>()
   const places = XS * YS
   for (let start = 0; start < LENGTH; start += TURNS * places) {
-    for (let at = start; at < start + places; at++) {
-      const seen = new Map<number, number[]>()
-      for (let code = at; code < start + TURNS * places; code += places) {
-        const key = spriteKey(...classesOf(code))
-        const equal = seen.get(key)
-        if (equal) equal.push(code)
-        else seen.set(key, [code])
+    for (let y = 0; y < YS; y++) {
+      const keys = Array.from({ length: TURNS }, (_, turn) => spriteKeys(shapeOf(start), scaleOf(start), turn, y))
+      for (let x = 0; x < XS; x++) {
+        const seen = new Map<number, number[]>()
+        for (const [turn, { [x]: key }] of keys.entries()) {
+          const code = start + turn * places + x * YS + y
+          const equal = seen.get(key!)
+          if (equal) equal.push(code)
+          else seen.set(key!, [code])
+        }
+        for (const codes of seen.values()) if (codes.length > 1) for (const code of codes) groups.set(code, codes)
       }
-      for (const codes of seen.values()) if (codes.length > 1) for (const code of codes) groups.set(code, codes)
     }
   }
   return (known = groups)

@@ -46,15 +46,25 @@ export const splitOrder = (length: number, seed: number, name: string): Uint32Ar
 export const share = (n: number, fraction: number): number =>
   fraction > 0 ? Math.max(1, Math.ceil(n * fraction - 1e-9)) : 0
 
+/** Errors: E_CONFIG for a seed or fractions that are none. */
+export function checkFractions({ seed = 0, name = "dataset", test, val = 0 }: SplitOptions): void {
+  checkSeed(seed, `${name}: seed`)
+  if (Number.isFinite(test) && Number.isFinite(val) && test > 0 && val >= 0 && test + val < 1) return
+  const got = `test ${quote(String(test))} and val ${quote(String(val))}`
+  fail("E_CONFIG", `${name}: the parts must be fractions, test above 0, together below 1; got ${got}`)
+}
+
+/** Error: E_DATASET_EMPTY where of `size` samples none is left for training. */
+export function checkSome(size: number, { name = "dataset", test, val = 0 }: SplitOptions, of = ""): void {
+  if (share(size, test) + share(size, val) < size) return
+  fail("E_DATASET_EMPTY", `${name}: ${size} samples${of}, too few to leave any for training`)
+}
+
 /** Parts of the samples 0..length-1. Errors: E_CONFIG; E_DATASET_EMPTY where a part (with `labels`, of any class) has no
  * sample. */
 export function splitIndices(length: number, options: SplitOptions): Parts {
   const { seed = 0, name = "dataset", test, val = 0, labels } = options
-  checkSeed(seed, `${name}: seed`)
-  if (!(Number.isFinite(test) && Number.isFinite(val) && test > 0 && val >= 0 && test + val < 1)) {
-    const got = `test ${quote(String(test))} and val ${quote(String(val))}`
-    fail("E_CONFIG", `${name}: the parts must be fractions, test above 0, together below 1; got ${got}`)
-  }
+  checkFractions(options)
   if (!(Number.isInteger(length) && length > 0)) fail("E_DATASET_EMPTY", `${name}: has no samples to split`)
   if (labels && labels.length !== length) {
     fail("E_CONFIG", `${name}: there must be a label for each of ${length} samples, got ${labels.length}`)
@@ -66,11 +76,7 @@ export function splitIndices(length: number, options: SplitOptions): Parts {
     if (known) known.size++
     else classes.set(labelOf(i), { size: 1, given: 0 })
   }
-  for (const [label, { size }] of classes) {
-    if (share(size, test) + share(size, val) < size) continue
-    const of = labels ? ` of class ${label}` : ""
-    fail("E_DATASET_EMPTY", `${name}: ${size} samples${of}, too few to leave any for training`)
-  }
+  for (const [label, { size }] of classes) checkSome(size, options, labels ? ` of class ${label}` : "")
   const roles = new Uint8Array(length)
   for (const i of splitOrder(length, seed, name)) {
     const of = classes.get(labelOf(i))!
