@@ -2,7 +2,7 @@
 import { open, rename, rm, stat } from "node:fs/promises"
 import { dirname, resolve } from "node:path"
 import { leftovers, makeFolder, syncFolder, tempName } from "./atomic.ts"
-import { readFully } from "./read.ts"
+import { piecesOf } from "./read.ts"
 import { writeError } from "./system-errors.ts"
 
 /** A file in the making, under a temporary name beside its target. */
@@ -95,13 +95,7 @@ async function resumable(temp: string, target: string, adopted: boolean): Promis
       ),
     restart: () => writing(file.truncate(0).then(() => void (size = 0))),
     async read(see) {
-      const piece = new Uint8Array(Math.min(PIECE, Math.max(1, size)))
-      for (let at = 0; at < size;) {
-        const n = await readFully(file, temp, piece.subarray(0, Math.min(piece.length, size - at)), at)
-        if (!n) break
-        see(piece.subarray(0, n))
-        at += n
-      }
+      for await (const piece of piecesOf(file, temp, size)) see(piece)
     },
     publish: () =>
       writing(

@@ -26,8 +26,8 @@ export interface RuntimeOptions {
    * can. `nodeRuntime` has one. */
   readonly allocate?: Allocate
   /**
-   * Compute with 0 in place of float32 numbers below 1.2e-38, which cost Intel's processors 100 times as much as others: a
-   * confident model's training step took 3 to 37 s instead of 1.6. `nodeRuntime` does so unless this is false. onnxruntime
+   * Compute with 0 in place of float32 numbers below 1.2e-38, which Intel's processors are slow with: a confident model's
+   * training step took 2 to 38 s instead of 1.6. `nodeRuntime` does so unless this is false. onnxruntime
    * sets the thread that makes a process's first session to it, for good: JavaScript's own numbers below 2.2e-308 are 0 there
    * too. Where the first session was made otherwise all stays as it was, for all threads must do the same.
    */
