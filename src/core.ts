@@ -106,7 +106,17 @@ export type { Source } from "./interp/causal/sources.ts"
 export { measure, sweep, type Experiment, type SweepRow } from "./interp/causal/sweep.ts"
 export { convertCheckpoint } from "../converters/index.ts"
 export * as losses from "./train/losses.ts"
-export { cut, feedsOf, flatten, layout, pieceValues, unflatten, weightAt, type Layout, type Pieces } from "./train/layout.ts"
+export {
+  cut,
+  feedsOf,
+  flatten,
+  layout,
+  pieceValues,
+  unflatten,
+  weightAt,
+  type Layout,
+  type Pieces,
+} from "./train/layout.ts"
 export { trainedModel, type LossName, type Task, type TrainedModel } from "./train/objective.ts"
 export { OPTIMIZERS, type OptimizerName, type OptimizerOptions } from "./train/optimizers.ts"
 export { learningRate, type ScheduleName, type ScheduleOptions } from "./train/schedule.ts"
