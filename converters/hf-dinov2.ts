@@ -26,6 +26,15 @@ function mlpOf(c: ConfigReader): Pick<StackConfig, "dMlp" | "gatedMlp" | "activa
   return { full, dMlp: Math.floor((Math.trunc((full * 2) / 3) + 7) / 8) * 8, gatedMlp: true, activation: "silu" }
 }
 
+/**
+ * Of an image that is not square transformers takes the table for a square one and resamples it to the image
+ * (interpolate_pos_encoding); where the table's length is no square it fails, and the table is taken as it lies.
+ */
+function gridOf({ positionGrid: [rows, columns] }: Pick<VisionConfig, "positionGrid">): readonly [number, number] {
+  const side = Math.sqrt(rows * columns)
+  return Number.isInteger(side) ? [side, side] : [rows, columns]
+}
+
 const body = (source: Source, c: ConfigReader) =>
   prefixOf(source, "embeddings.patch_embeddings.projection.weight", [`${c.string("model_type")}.`, ""], c)
 
@@ -44,11 +53,13 @@ export const hfDinov2: Family = {
     const nRegisters = registers ? c.count("num_register_tokens", { fallback: 4, limit: "tokens" }) : 0
     if (nRegisters) prefix.push({ name: "reg", count: nRegisters })
     const { full, ...mlp } = mlpOf(c)
+    const image = imageOf(c, {})
     const vision: VisionConfig = {
       ...plainVision,
       ...stackOf(c, { hidden_act: ACTIVATION, layer_norm_eps: EPS, intermediate_size: full }),
       ...mlp,
-      ...imageOf(c, {}),
+      ...image,
+      positionGrid: gridOf(image),
       layerScale: true,
       prefix,
       positions: "classAndPatches",

@@ -7,11 +7,13 @@ import { ConfigReader, nearestTo } from "./reader.ts"
 import { fused, module, patchConv, perLayer, type Family, type Rule } from "./rules.ts"
 import { TIMM_ARCHITECTURES, TIMM_UNSUPPORTED, type TimmArguments } from "./timm-architectures.ts"
 
+// timm/layers/norm.py
+const NORM_EPS = 1e-6
+
 // Arguments of timm's constructor that change what is computed and that we do not have.
 const REFUSED = [
   "scale_attn_norm",
   "scale_mlp_norm",
-  "norm_layer",
   "embed_layer",
   "embed_norm_layer",
   "block_fn",
@@ -60,6 +62,8 @@ export function timmVision(
   if (pool === "cls" && !hasClass) c.invalid(`global_pool "token" needs class_token true`)
   if (pool === "none" && nClasses)
     c.invalid(`global_pool "" with ${nClasses} classes gives logits for every token, which is not supported`)
+  if (pool === "none" && c.has("fc_norm") && c.bool("fc_norm", false))
+    c.invalid('fc_norm true with global_pool "" is not supported')
 
   const dModel = c.int("embed_dim", { fallback: a.embed_dim })
   const nHeads = c.int("num_heads", { fallback: a.num_heads })
@@ -74,6 +78,9 @@ export function timmVision(
   // As in Python, where null and 0 are both false.
   const layerScale = c.raw("init_values") !== null && c.number("init_values", { fallback: a.init_values ?? 0 }) !== 0
   const preNorm = flag("pre_norm", false)
+  // Named in the config it is timm's own LayerNorm, without the eps that an architecture gives its.
+  const norms = { layernorm: NORM_EPS, layer_norm: NORM_EPS, "": NORM_EPS }
+  const eps = c.has("norm_layer") ? c.choice("norm_layer", "", norms) : (a.eps ?? NORM_EPS)
 
   const prefix: PrefixToken[] = []
   if (hasClass) prefix.push({ name: "cls", count: 1 })
@@ -93,7 +100,7 @@ export function timmVision(
     dMlp: a.mlp === "SwiGLUPacked" ? Math.floor(hidden / 2) : hidden,
     activation: c.activation("act_layer", ACTIVATIONS[a.act_layer ?? "gelu"] ?? "gelu"),
     gatedMlp: a.mlp !== undefined,
-    eps: a.eps ?? 1e-6,
+    eps,
     qkvBias: flag("qkv_bias", true),
     attnOutBias: projBias,
     mlpBias: projBias,

@@ -206,6 +206,10 @@ describe("a part of a model", () => {
     const { cache } = await model.runWithCache(given)
     expect(cache.names).toEqual([...whole.keys()].filter((hook) => hook.includes("hook_") && isOwn(hook)))
     expect(differing(new Map(cache), new Map([...whole].filter(([hook]) => cache.has(hook))))).toEqual([])
+    expect([...cache.keys()]).toEqual(cache.names)
+    expect([...cache.values()]).toEqual(cache.names.map((hook) => cache.get(hook)))
+    expect([...cache.entries()]).toEqual([...cache])
+    expect(cache.size).toBe(cache.names.length)
   }
 
   it("is either tower, with its inputs alone", async () => {

@@ -110,12 +110,21 @@ export class ActivationCache {
     return [...this.#values.keys()]
   }
 
+  /** As a Map's. */
+  keys = (): IterableIterator<string> => this.#values.keys()
+  values = (): IterableIterator<Tensor> => this.#values.values()
+  entries = (): IterableIterator<[string, Tensor]> => this.#values.entries()
+
+  get size(): number {
+    return this.#values.size
+  }
+
   get bytes(): number {
     return [...new Set([...this.#values.values()].map((t) => t.data))].reduce((n, d) => n + d.byteLength, 0)
   }
 
   [Symbol.iterator](): IterableIterator<[string, Tensor]> {
-    return this.#values[Symbol.iterator]() as IterableIterator<[string, Tensor]>
+    return this.#values.entries()
   }
 
   /** The text tower's activations, under the same methods. */
