@@ -1,5 +1,5 @@
-/** @file A million mutated safetensors files through the reader (figure G2). Node 22.18 or newer runs it as it is:
- * `node bench/fuzz-safetensors.ts [count] [seed]`; on Node 20 `FUZZ_INPUTS=1000000 npx vitest run test/safetensors.test.ts`. */
+/** @file A million mutated safetensors files through the reader (figure G2). Once built
+ * (`npx tsc -p bench/tsconfig.json`): `node dist/bench/fuzz-safetensors.js [count] [seed]`. */
 import { readSafetensors } from "../src/tensor/safetensors.ts"
 import { fuzz } from "../test/helpers/safetensors-fuzz.ts"
 

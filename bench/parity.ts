@@ -1,5 +1,4 @@
-/** @file Prints the table of docs/parity.md: the worst figure of each reference case. Node 22.18 or newer runs it as it is:
- * `node bench/parity.ts`. */
+/** @file `npm run bench:parity`: the table of docs/parity.md, the worst figure of each reference case. */
 import { measure, PARITY_ROOTS, parityCases, parityTable, type ParityRow } from "../test/helpers/parity.ts"
 
 for (const from of PARITY_ROOTS) {

@@ -64,6 +64,7 @@ export const hfDinov2: Family = {
       prefix,
       positions: "classAndPatches",
       positionsAntialiased: registers,
+      anySize: true,
       pool: classifies ? "clsAndMean" : "cls",
       nClasses: labels.length,
       outputs: classifies ? ["logits"] : ["last_hidden_state", "pooler_output"],

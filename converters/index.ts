@@ -5,6 +5,7 @@ import type { Weights } from "../src/model/scope.ts"
 import { baseVit } from "./base-vit.ts"
 import { hfClip } from "./hf-clip.ts"
 import { hfDinov2 } from "./hf-dinov2.ts"
+import { hfDinov3 } from "./hf-dinov3.ts"
 import { hfVit } from "./hf-vit.ts"
 import { openClip } from "./open-clip.ts"
 import { prisma } from "./prisma.ts"
@@ -15,13 +16,17 @@ import { timm } from "./timm.ts"
 
 // Before transformers: what is exported from these names both. BaseViT's "architecture" is not timm's.
 const OWN: readonly Family[] = [baseVit, prisma, timm]
-export const FAMILIES: readonly Family[] = [...OWN, hfVit, hfDinov2, hfClip, openClip]
+export const FAMILIES: readonly Family[] = [...OWN, hfVit, hfDinov2, hfDinov3, hfClip, openClip]
 
 const MODEL_TYPES = [
   "vit",
   "deit",
+  "vit_msn",
+  "vit_mae",
+  "ijepa",
   "dinov2",
   "dinov2_with_registers",
+  "dinov3_vit",
   "clip",
   "clip_vision_model",
   "siglip",

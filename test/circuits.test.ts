@@ -296,6 +296,7 @@ describe("circuits of a model", () => {
   it("refuse what cannot be, in one line", async () => {
     const model = await loadPretrained(reference("hf-deit"), { threads: 1 })
     const normed = await loadPretrained(reference("timm-qk-norm"), { threads: 1 })
+    const turned = await loadPretrained(reference("hf-dinov3"), { threads: 1 })
     const later =
       <T>(work: () => T) =>
       () =>
@@ -305,6 +306,8 @@ describe("circuits of a model", () => {
       [() => circuits.qkCircuits(model, 0.5), "E_HOOK", /layer 0.5/],
       [() => circuits.ovCircuits(model, 0, { tower: "text" }), "E_INPUT", /no text tower/],
       [() => circuits.qkCircuits(normed, 0), "E_INPUT", /normed/],
+      [() => circuits.qkCircuits(turned, 0), "E_INPUT", /turned by their tokens' positions/],
+      [() => circuits.compositionScores(turned, "Q"), "E_INPUT", /turned/],
       [() => circuits.compositionScores(model, "O" as never), "E_INPUT", /Q, K, V, got O/],
       [later(() => circuits.head(product(draw(2, 2), draw(2, 2)), 0)), "E_INPUT", /no axis of heads/],
       [later(() => product(draw(2, 3), draw(2, 3))), "E_INPUT", /\[2, 3\] and \[2, 3\]/],

@@ -120,7 +120,7 @@ describe("keys that must be there", () => {
 
 describe("what is not supported", () => {
   it.each([
-    ["hf-vit-names-v5", "model_type", "vit_mae", "nearest: vit)"],
+    ["hf-vit-names-v5", "model_type", "vitdet", "nearest: vit)"],
     ["hf-vit-names-v5", "model_type", "dinov2_with_register", "nearest: dinov2_with_registers)"],
     ["hf-vit-names-v5", "architectures", ["ViTForMaskedImageModeling"], "supported are ViTForImageClassification, ViTModel"],
     ["hf-vit-names-v5", "architectures", ["ViTModel", "ViTForImageClassification"], "supported are"],

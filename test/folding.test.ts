@@ -13,6 +13,7 @@ const REFUSED: readonly [RegExp, keyof typeof ALL, RegExp][] = [
   [/^base-vit-(global|post)/, "centerWriting", /post-norm blocks read the mean/],
   [/^base-vit-(attention|no-norm)|^prisma-gaap/, "centerWriting", /norm-free blocks read the mean/],
   [/^base-vit-global/, "refactorAttention", /attention has no output projection/],
+  [/^hf-dinov3/, "refactorAttention", /the turn of rotary positions stands between/],
   [/^base-vit-post|qk-norm/, "refactorAttention", /a norm on q and k stands between/],
   [
     /^hf-clip-vision|^timm-(fc-norm|avgpool-class-token|no-final-norm|vit-avgpool|vit-registers)/,

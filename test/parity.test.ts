@@ -6,7 +6,7 @@ import { float32, loadPretrained } from "../src/index.ts"
 import { compare, measure, PARITY_ROOTS, parityCases, parityTable, readCase, TOLERANCE } from "./helpers/parity.ts"
 
 const root = resolve(import.meta.dirname, "..")
-const COUNTS = { "test/fixtures/reference": 48, "../shared/reference": 12 } as const
+const COUNTS = { "test/fixtures/reference": 53, "../shared/reference": 12 } as const
 
 for (const from of PARITY_ROOTS) {
   describe.skipIf(!existsSync(resolve(root, from)))(`parity with the cases of ${from}`, () => {

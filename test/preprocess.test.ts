@@ -16,7 +16,7 @@ import { floats, readSafetensors } from "./helpers/read-safetensors.ts"
 
 interface Case {
   readonly name: string
-  readonly library: "transformers" | "transformers-fast" | "timm" | "open_clip"
+  readonly library: "transformers" | "transformers-fast" | "transformers-unrounded" | "timm" | "open_clip"
   readonly image: string
   readonly config: unknown
   readonly model?: unknown
@@ -54,7 +54,7 @@ const codeOf = (run: () => unknown): string => {
 }
 
 describe("the model input of the Python libraries, bit for bit", () => {
-  const exact = cases.filter((c) => c.library !== "transformers-fast")
+  const exact = cases.filter((c) => !/-(fast|unrounded)$/.test(c.library))
 
   it.each(exact)("$name", (c) => {
     const expected = tensors.get(`pipeline/${c.name}`)!
@@ -75,6 +75,34 @@ describe("the model input of the Python libraries, bit for bit", () => {
       expect(Math.max(...out.data.map((v, i) => Math.abs(v - want[i]!)))).toBeLessThanOrEqual(level)
     },
   )
+})
+
+describe("the model input of transformers' DINOv3, whose pixels are never bytes again", () => {
+  const real = cases.filter((c) => c.library === "transformers-unrounded")
+
+  it("has cases", () => expect(real).toHaveLength(8))
+
+  it.each(real)("$name: but for the last bits of a float32", (c) => {
+    const expected = tensors.get(`pipeline/${c.name}`)!
+    const want = floats(expected)
+    const p = parse(c)
+    const out = preprocess(source(c.image), p)
+    expect(out.shape).toEqual(expected.shape)
+    expect(Math.max(...out.data.map((v, i) => Math.abs(v - want[i]!)))).toBeLessThanOrEqual(1e-6 / Math.min(...p.std))
+  })
+
+  it("is resized so, and not as bytes: those differ by more", () => {
+    const c = real.find(({ name }) => name.includes("square-rgb"))!
+    const { unrounded, ...rounded } = parse(c)
+    const [a, b] = [preprocess(source(c.image), parse(c)), preprocess(source(c.image), rounded)]
+    expect(unrounded).toBe(true)
+    expect(Math.max(...a.data.map((v, i) => Math.abs(v - b.data[i]!)))).toBeGreaterThan(1e-3)
+  })
+
+  it("has no crop", () => {
+    const config = { image_processor_type: "DINOv3ViTImageProcessor", do_center_crop: true, crop_size: 9 }
+    expect(codeOf(() => fromHf(config, "p.json"))).toMatch(/^E_PREPROC p\.json: do_center_crop must be false/)
+  })
 })
 
 const shared = new URL("../../shared/", import.meta.url)
@@ -228,8 +256,8 @@ describe("fromHf", () => {
     [[], "the preprocessor config must be a JSON object, got []"],
     [null, "the preprocessor config must be a JSON object, got null"],
     [
-      { image_processor_type: "DINOv3ViTImageProcessorFast" },
-      'image_processor_type must be one of ViTImageProcessor, DeiTImageProcessor, BitImageProcessor, CLIPImageProcessor, SiglipImageProcessor (nearest: ViTImageProcessor), got "DINOv3ViTImageProcessorFast"',
+      { image_processor_type: "ConvNextImageProcessorFast" },
+      'image_processor_type must be one of ViTImageProcessor, DeiTImageProcessor, BitImageProcessor, CLIPImageProcessor, DINOv3ViTImageProcessor, SiglipImageProcessor (nearest: ViTImageProcessor), got "ConvNextImageProcessorFast"',
     ],
     [{ size: "224" }, 'size must be a JSON object, got "224"'],
     [{ size: 0 }, "size must be an integer from 1 to 4096, got 0"],

@@ -67,6 +67,7 @@ const mlpText = (s: StackConfig): string =>
 function options(v: VisionConfig): string | undefined {
   const found = [
     v.qkNorm && "norm of each head's q and k",
+    v.rotary && `rotary positions of rows and columns, base ${v.rotary.base}`,
     v.layerScale && "LayerScale",
     v.lnPre && "a norm before the first block",
     v.attnOutIdentity && "no output projection after the heads",
@@ -127,7 +128,7 @@ export function preprocessingTexts(p: Preprocessing | undefined): Readonly<Recor
     Math.abs(per - Math.round(per)) < 1e-9 * per ? `pixel / ${Math.round(per)}` : `pixel * ${figure(p.rescale, 9)}`
   return {
     channels: p.channels === 1 ? "1: grey (ITU-R 601-2 luma)" : "3: red, green, blue",
-    resize: p.resize ? `${sizeText(p.resize)}, ${p.resize.resample}` : "none",
+    resize: p.resize ? `${sizeText(p.resize)}, ${p.resize.resample}${p.unrounded ? ", not rounded" : ""}` : "none",
     crop: p.crop ? `the middle ${by([p.crop.height, p.crop.width])}` : undefined,
     values: `(${scale} - mean) / std, mean ${each(p.mean)}, std ${each(p.std)}`,
   }

@@ -6,6 +6,7 @@ import { fail, PrismaError } from "../errors.ts"
 import { loadPretrained, type LoadedViT } from "../hub/load-pretrained.ts"
 import { DEVICES, type Device } from "../runtime/devices.ts"
 import { downloadProgress } from "./progress.ts"
+import { stoppable } from "./stopping.ts"
 
 /** Options of every command that loads a model. */
 export interface ModelOptions {
@@ -78,7 +79,10 @@ export const withModel = (command: Command, { jsonFile: toFile = false } = {}): 
 export async function loadModel(name: string, options: ModelOptions): Promise<LoadedViT> {
   const bar = downloadProgress({ json: options.format === "json" })
   const onWait = (text: string) => warn(text, options)
-  const model = await loadPretrained(name, { ...options, onProgress: bar.update, onWait }).finally(bar.stop)
+  const model = await stoppable(
+    (stop) => `${name}: stopped by ${stop}; what was downloaded is kept, the same command goes on`,
+    (signal) => loadPretrained(name, { ...options, signal, onProgress: bar.update, onWait }).finally(bar.stop),
+  )
   for (const warning of model.warnings) warn(warning, options)
   return model
 }

@@ -175,7 +175,6 @@ export function downloadProgress({
     !json && stream.isTTY === true && !/^(1|on|yes|true)$/i.test(process.env["HF_HUB_DISABLE_PROGRESS_BARS"] ?? "")
   const megabytes = (n: number) => `${(n / 1e6).toFixed(1)} MB`
   let bar: SingleBar | undefined
-  let release = () => {}
   let opening: Promise<void> | undefined
   let last: DownloadState | undefined
   let stopped = false
@@ -186,7 +185,6 @@ export function downloadProgress({
       clearOnComplete: true,
     })
     if (stopped || !last) return
-    release = restoring(made)
     made.start(last.total, last.totalDone, { repo: last.repo, size: "" })
     bar = made
   }
@@ -211,7 +209,6 @@ export function downloadProgress({
     stop: (): void => {
       stopped = true
       bar?.stop()
-      release()
     },
   }
 }

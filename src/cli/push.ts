@@ -1,8 +1,8 @@
 /** @file vit-prisma push: a folder to a repo of the Hub. */
-import { PrismaError } from "../errors.ts"
 import { type Change, pushFolder, type PushOptions, type Pushed } from "../hub/push.ts"
 import { bytes, counted, plain, print, printJson, style, warn } from "./output.ts"
 import { downloadProgress } from "./progress.ts"
+import { stoppable } from "./stopping.ts"
 
 export interface PushCommandOptions {
   readonly private?: boolean
@@ -16,19 +16,11 @@ export interface PushCommandOptions {
 
 export async function push(folder: string, repo: string, { format, ...options }: PushCommandOptions): Promise<void> {
   const bar = downloadProgress({ json: format === "json" })
-  const stop = new AbortController()
-  const on = (signal: NodeJS.Signals) => {
-    const how = "what is sent stays sent, the same command goes on"
-    stop.abort(new PrismaError("E_INTERRUPTED", `${repo}: stopped by ${signal}; ${how}`, { repo }))
-    process.exitCode = signal === "SIGINT" ? 130 : 143
-  }
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, on)
   const onWait = (text: string) => warn(text, { format })
-  const asked = { ...options, signal: stop.signal, onProgress: bar.update, onWait }
-  const pushed = await pushFolder(folder, repo, asked).finally(() => {
-    bar.stop()
-    for (const signal of ["SIGINT", "SIGTERM"] as const) process.removeListener(signal, on)
-  })
+  const pushed = await stoppable(
+    (name) => `${repo}: stopped by ${name}; what is sent stays sent, the same command goes on`,
+    (signal) => pushFolder(folder, repo, { ...options, signal, onProgress: bar.update, onWait }).finally(bar.stop),
+  )
   if (format === "json") printJson({ dryRun: options.dryRun ?? false, ...pushed })
   else for (const line of shown(pushed, options.dryRun ?? false)) print(line)
 }

@@ -8,6 +8,7 @@ import { openData } from "../train/data.ts"
 import { refuseOtherRun, trainRun, type RunResult } from "../train/run.ts"
 import { note, plain, print, printJson, rounded, table, warn } from "./output.ts"
 import { trainingProgress, type TrainingProgress } from "./progress.ts"
+import { stopOnSignals } from "./stopping.ts"
 
 export interface TrainOptions {
   readonly out: string
@@ -49,7 +50,8 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
   const data = await openData(config)
 
   const json = options.format === "json"
-  const stop = stopOnSignals((message) => note(json ? JSON.stringify({ note: message }) : message))
+  const message = "stopping after this step; once more to stop at once"
+  const stop = stopOnSignals(() => note(json ? JSON.stringify({ note: message }) : message))
   let bar: TrainingProgress | undefined
   try {
     let opening: Promise<void> | undefined
@@ -79,33 +81,6 @@ export async function trainCommand(name: string, options: TrainOptions): Promise
     bar?.stop()
     stop.release()
     await runtime.release()
-  }
-}
-
-/** Milliseconds in which a signal is the same one: npx sends on the terminal's, so that each comes twice. */
-const ECHO = 100
-
-/** SIGINT and SIGTERM abort `signal`; one more ends the process at once: what is on the disk is whole at any moment. */
-function stopOnSignals(say: (message: string) => void) {
-  const codes = { SIGINT: 130, SIGTERM: 143 } as const
-  const stop = new AbortController()
-  let first: { readonly code: number; readonly at: number } | undefined
-  const interrupted = (name: NodeJS.Signals) => {
-    const [code, at] = [codes[name as keyof typeof codes], performance.now()]
-    if (!first) {
-      first = { code, at }
-      say("stopping after this step; once more to stop at once")
-      stop.abort()
-    } else if (at - first.at > ECHO) process.exit(code)
-  }
-  const names = Object.keys(codes) as (keyof typeof codes)[]
-  for (const name of names) process.on(name, interrupted)
-  return {
-    signal: stop.signal,
-    exitCode: () => first?.code,
-    release: () => {
-      for (const name of names) process.removeListener(name, interrupted)
-    },
   }
 }
 

@@ -3,7 +3,7 @@ import { fail } from "../errors.ts"
 import { float32, type Tensor } from "../tensor/tensor.ts"
 import type { Image } from "./image.ts"
 import { type Crop, type Preprocessing, type ResizeRule, roundHalfEven } from "./preprocessing.ts"
-import { checkPixels, type Pixels, resize } from "./resize.ts"
+import { checkPixels, type Pixels, resize, resizeReal } from "./resize.ts"
 
 export type { Crop, Preprocessing, ResizeRule }
 export { fromHf, fromOpenClip, fromTimm } from "./preprocessing.ts"
@@ -121,6 +121,7 @@ function table({ rescale, mean, std }: Preprocessing, c: number): Float32Array {
 
 /** Writes the image as [c, h, w] into `out` from `at`. */
 function write(image: Image, p: Preprocessing, out: Float32Array, at: number): void {
+  if (p.unrounded) return writeReal(image, p, out, at)
   const { data, channels } = preprocessUint8(image, p)
   const n = data.length / channels
   for (let c = 0; c < channels; c++) {
@@ -129,11 +130,24 @@ function write(image: Image, p: Preprocessing, out: Float32Array, at: number): v
   }
 }
 
+/** The same of numbers that are never bytes again: rescaled, resized, normalised. */
+function writeReal(image: Image, p: Preprocessing, out: Float32Array, at: number): void {
+  const { data, channels, ...size } = toChannels(image, p.channels)
+  const { height, width } = outputSize(image, p)
+  const rescaled = { ...size, channels, data: Float32Array.from(data, (v) => v * p.rescale) }
+  const values = resizeReal(rescaled, width, height, p.resize?.resample ?? "nearest")
+  const n = height * width
+  for (let c = 0; c < channels; c++) {
+    const [m, s] = [Math.fround(p.mean[c]!), Math.fround(p.std[c]!)]
+    for (let i = 0; i < n; i++) out[at + c * n + i] = Math.fround(values[i * channels + c]! - m) / s
+  }
+}
+
 /**
  * The model's input for one image, [c, h, w]: bit for bit what transformers' slow (Pillow) processors, timm's
  * create_transform and open_clip's image_transform make of an RGB image. transformers' fast (torchvision) processors
  * resize with 16-bit weights, which moves a pixel by up to one grey level, and fuse rescaling with normalising, which
- * moves the last bits of a float32. Errors: those of `preprocessUint8`.
+ * moves the last bits of a float32; DINOv3's, which has no slow form, is met but for those bits. Errors: those of `preprocessUint8`.
  */
 export function preprocess(image: Image, p: Preprocessing): Tensor<"float32"> {
   const { data, shape } = batch([image], p)

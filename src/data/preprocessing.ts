@@ -27,6 +27,8 @@ export interface Preprocessing {
   readonly resize: (ResizeRule & { readonly resample: Filter }) | null
   readonly crop: Crop | null
   readonly rescale: number
+  /** Pixels are rescaled before they are resized, and so never rounded to bytes (DINOv3). */
+  readonly unrounded?: true
   /** One value per channel, in units of the rescaled pixel. */
   readonly mean: readonly number[]
   readonly std: readonly number[]
@@ -119,6 +121,7 @@ interface Processor extends Norm {
   readonly crop: number | null
   readonly resample: number
   readonly rgb: boolean
+  readonly unrounded?: true
 }
 
 /** Class defaults of transformers 5.17, by class name without `ImageProcessor...`; they hold for keys a file lacks. */
@@ -127,6 +130,7 @@ const PROCESSORS: ReadonlyMap<string, Processor> = new Map([
   ["DeiT", { size: 256, square: true, crop: 224, resample: 3, rgb: false, ...STANDARD }],
   ["Bit", { size: 224, square: false, crop: 224, resample: 3, rgb: true, ...OPENAI }],
   ["CLIP", { size: 224, square: false, crop: 224, resample: 3, rgb: true, ...OPENAI }],
+  ["DINOv3ViT", { size: [224, 224], square: false, crop: null, resample: 2, rgb: false, unrounded: true, ...IMAGENET }],
   ["Siglip", { size: [224, 224], square: false, crop: null, resample: 3, rgb: true, ...STANDARD }],
 ])
 
@@ -175,8 +179,8 @@ function hfCrop({ file, values }: Fields, crop: number | null): { height: number
 }
 
 /**
- * `preprocessor_config.json` (or `processor_config.json`) of transformers, for the ViT, DeiT, Bit (DINO, DINOv2), CLIP
- * and SigLIP processors under any of their names (...FeatureExtractor, ...ImageProcessor, ...Fast).
+ * `preprocessor_config.json` (or `processor_config.json`) of transformers, for the ViT, DeiT, Bit (DINO, DINOv2),
+ * DINOv3, CLIP and SigLIP processors under any of their names (...FeatureExtractor, ...ImageProcessor, ...Fast).
  * `type` is the processor to assume where the file names none, as files written before 2022 do; `channels` is the
  * model's `num_channels`: without it a one-value `image_mean` list means grey.
  * Errors: E_PREPROC with the key, what it must be and what it is.
@@ -202,6 +206,9 @@ export function fromHf(
   const fill = Array.from({ length: c }, () => 0)
   const resample = f.values.get("resample") ?? known.resample
   const filter = typeof resample === "number" ? PIL_FILTERS[resample] : undefined
+  if (known.unrounded && flag(f, "do_center_crop", false)) {
+    refuse(file, "do_center_crop", "false for this processor (nothing else is supported)", true)
+  }
   const identity: Norm = { mean: fill, std: fill.map(() => 1) }
   return {
     channels: c,
@@ -210,6 +217,7 @@ export function fromHf(
       : null,
     crop: flag(f, "do_center_crop", known.crop !== null) ? { ...hfCrop(f, known.crop), rounding: "floor", fill } : null,
     rescale: flag(f, "do_rescale", true) ? positive(f, "rescale_factor", 1 / 255) : 1,
+    ...(known.unrounded && { unrounded: true }),
     ...(flag(f, "do_normalize", true) ? normalisation(f, "image_", c, known) : identity),
   }
 }

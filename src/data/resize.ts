@@ -55,25 +55,24 @@ export const FILTERS: readonly Filter[] = ["nearest", "box", "bilinear", "hammin
 const PRECISION = 32 - 8 - 2
 const HALF = 1 << (PRECISION - 1)
 
-/** For each of `count` outputs: its first input, how many follow, and their fixed-point weights at `i * stride`. */
-interface Taps {
+/** For each of `count` outputs: its first input, how many follow, and their weights at `i * stride`. */
+interface Taps<W extends Float64Array | Int32Array> {
   readonly count: number
   readonly stride: number
   readonly start: Int32Array
   readonly length: Int32Array
-  readonly weights: Int32Array
+  readonly weights: W
 }
 
-/** Weights of outputs `first` to `first + count` of `outSize` (precompute_coeffs and normalize_coeffs_8bpc). */
-function taps(inSize: number, outSize: number, first: number, count: number, kernel: Kernel): Taps {
+/** Weights of outputs `first` to `first + count` of `outSize` (precompute_coeffs). */
+function taps(inSize: number, outSize: number, first: number, count: number, kernel: Kernel): Taps<Float64Array> {
   const scale = inSize / outSize
   const filterScale = Math.max(1, scale) // shrinking widens the kernel: this is the antialiasing
   const support = kernel.support * filterScale
   const stride = Math.min(inSize, Math.ceil(support) * 2 + 1)
   const start = new Int32Array(count)
   const length = new Int32Array(count)
-  const weights = new Int32Array(count * stride)
-  const real = new Float64Array(stride)
+  const weights = new Float64Array(count * stride)
   for (let i = 0; i < count; i++) {
     const center = (first + i + 0.5) * scale
     const from = Math.max(0, Math.trunc(center - support + 0.5))
@@ -81,23 +80,26 @@ function taps(inSize: number, outSize: number, first: number, count: number, ker
     let sum = 0
     for (let j = 0; j < n; j++) {
       const w = kernel.weight((j + from - center + 0.5) * (1 / filterScale))
-      real[j] = w
+      weights[i * stride + j] = w
       sum += w
     }
-    for (let j = 0; j < n; j++) {
-      const w = (sum === 0 ? real[j]! : real[j]! / sum) * (1 << PRECISION)
-      weights[i * stride + j] = Math.trunc(w < 0 ? w - 0.5 : w + 0.5)
-    }
+    if (sum !== 0) for (let j = 0; j < n; j++) weights[i * stride + j]! /= sum
     start[i] = from
     length[i] = n
   }
   return { count, stride, start, length, weights }
 }
 
+/** In fixed point (normalize_coeffs_8bpc). */
+function fixed({ weights, ...rest }: Taps<Float64Array>): Taps<Int32Array> {
+  const round = (w: number) => Math.trunc(w < 0 ? w - 0.5 : w + 0.5)
+  return { ...rest, weights: Int32Array.from(weights, (w) => round(w * (1 << PRECISION))) }
+}
+
 const row = (p: Pixels): number => p.width * p.channels
 
 /** Each output row of `src`'s rows `top` to `top + height`. */
-function horizontal(src: Pixels, t: Taps, top: number, height: number): Pixels {
+function horizontal(src: Pixels, t: Taps<Int32Array>, top: number, height: number): Pixels {
   const { data, channels } = src
   const { start, length, weights, stride, count } = t
   const out = new Uint8ClampedArray(count * height * channels)
@@ -118,7 +120,7 @@ function horizontal(src: Pixels, t: Taps, top: number, height: number): Pixels {
 }
 
 /** Each output column of `src`, whose first row is row `top` of what `t` counts in. */
-function vertical(src: Pixels, t: Taps, top: number): Pixels {
+function vertical(src: Pixels, t: Taps<Int32Array>, top: number): Pixels {
   const { data, channels, width } = src
   const size = row(src)
   const out = new Uint8ClampedArray(size * t.count)
@@ -193,8 +195,8 @@ export function resize(
     const xs = nearestIndex(src.width, width, left, window.width)
     return nearest(src, xs, nearestIndex(src.height, height, top, window.height))
   }
-  const across = taps(src.width, width, left, window.width, KERNELS[filter])
-  const down = taps(src.height, height, top, window.height, KERNELS[filter])
+  const across = fixed(taps(src.width, width, left, window.width, KERNELS[filter]))
+  const down = fixed(taps(src.height, height, top, window.height, KERNELS[filter]))
   // Image.resize works on the columns first where an image is more than 100 times as high as wide and loses height.
   if (src.height > src.width * 100 && height < src.height) {
     const narrow = vertical(src, down, 0)
@@ -203,6 +205,48 @@ export function resize(
   const first = down.start[0]!
   const last = down.start[down.count - 1]! + down.length[down.count - 1]!
   return vertical(horizontal(src, across, first, last - first), down, first)
+}
+
+/**
+ * `src` [height, width, channels] of real numbers resized to `height` x `width`, rounded to float32 after each of the two
+ * passes and nowhere else: torch.nn.functional.interpolate(antialias=True) of a float tensor, but for the last bits.
+ */
+export function resizeReal(
+  { data, ...from }: Omit<Pixels, "data"> & { readonly data: Float32Array },
+  width: number,
+  height: number,
+  filter: Filter,
+): Float32Array {
+  const { channels } = from
+  if (width === from.width && height === from.height) return data
+  const kernel = filter === "nearest" ? undefined : KERNELS[filter]
+  const along = (inSize: number, outSize: number): Taps<Float64Array> => {
+    if (kernel) return taps(inSize, outSize, 0, outSize, kernel)
+    const start = Int32Array.from({ length: outSize }, (_, i) => Math.floor((i * inSize) / outSize))
+    return { count: outSize, stride: 1, start, length: start.map(() => 1), weights: new Float64Array(outSize).fill(1) }
+  }
+  const across = pass(data, along(from.width, width), from.height, channels)
+  return pass(across, along(from.height, height), 1, width * channels)
+}
+
+/** Along the middle axis of [outer, in, inner]: [outer, out, inner]. */
+function pass(
+  data: Float32Array,
+  { count, stride, start, length, weights }: Taps<Float64Array>,
+  outer: number,
+  inner: number,
+): Float32Array {
+  const size = data.length / outer // of one row of the outer axis
+  const out = new Float32Array(outer * count * inner)
+  for (let o = 0, at = 0; o < outer; o++)
+    for (let x = 0; x < count; x++)
+      for (let i = 0; i < inner; i++) {
+        let sum = 0
+        for (let j = 0, p = o * size + start[x]! * inner + i; j < length[x]!; j++, p += inner)
+          sum += data[p]! * weights[x * stride + j]!
+        out[at++] = sum
+      }
+  return out
 }
 
 /** Fails with E_INPUT unless the sizes are positive integers and the data has their length. */

@@ -164,10 +164,10 @@ async function refuseToReplaceSource({ source }: LoadedViT, folder: string): Pro
   }
 }
 
-/** The graph has one image size; the written config keeps the checkpoint's. DINOv2's follows the preprocessing. */
+/** The graph has one image size; the written config keeps the checkpoint's. One of any size follows the preprocessing. */
 function otherSize(model: LoadedViT, written: ModelConfig): string[] {
   const [now, own] = [model.config, written].map(({ vision }) => vision.imageSize.join("x"))
-  if (now === own || (model.config.family === "hf-dinov2" && model.hasPreprocessing)) return []
+  if (now === own || (written.vision.anySize && model.hasPreprocessing)) return []
   return [`the graph takes ${now} pixels, the config says ${own}: load the folder with imageSize ${now}`]
 }
 

@@ -83,23 +83,51 @@ export function sum(a: Array64, b: Array64): Array64 {
 // What transformers adds to the scores a query must not see: the least float32.
 const BLOCKED = -3.4028234663852886e38
 
-/** Attention of `queries` [1, n, d] over `tokens` [1, t, d]; causal, a query sees the tokens up to its own. */
+export interface Looking {
+  /** A query sees the tokens up to its own. */
+  readonly causal?: boolean
+  /** Of rotary positions: each token's place down and across, from -1 to 1; none is a token that is not turned. */
+  readonly places?: readonly (readonly [number, number] | undefined)[]
+}
+
+/** Each pair i, i + e/2 of a head is a point of the plane, turned about its origin: half of them by row, half by column. */
+function rotate(x: Numbers, { nHeads: h, dHead: e, rotary }: StackConfig, places: Looking["places"]): Float64Array {
+  const out = Float64Array.from(x)
+  const quarter = e / 4
+  for (let at = 0; at < x.length; at += e) {
+    const place = places![Math.floor(at / (h * e))]
+    if (!place) continue
+    for (let i = 0; i < 2 * quarter; i++) {
+      const period = rotary!.base ** ((i % quarter) / quarter)
+      const angle = (2 * Math.PI * place[i < quarter ? 0 : 1]) / period
+      const [a, b] = [x[at + i]!, x[at + i + 2 * quarter]!]
+      out[at + i] = a * Math.cos(angle) - b * Math.sin(angle)
+      out[at + i + 2 * quarter] = b * Math.cos(angle) + a * Math.sin(angle)
+    }
+  }
+  return out
+}
+
+/** Attention of `queries` [1, n, d] over `tokens` [1, t, d]. */
 export function attention(
   p: Part,
   cfg: StackConfig,
   queries: Array64,
   tokens: Array64,
-  { causal = false } = {},
+  { causal = false, places }: Looking = {},
 ): Array64 {
   const { nHeads: h, dHead: e, dModel: d } = cfg
   const project = (name: "q" | "k" | "v", x: Array64): Float64Array => {
-    const { data } = dense(p.at(name), x, h * e, cfg.qkvBias)
+    const { data } = dense(p.at(name), x, h * e, cfg.qkvBias && (name !== "k" || (cfg.keyBias ?? true)))
     const own = p.at(`${name}_norm`)
     const normed =
       cfg.qkNorm && name !== "v"
         ? layerNorm(data, cfg.qkNormEps ?? cfg.eps, own.weight("weight", [e]), own.weight("bias", [e])).normalized
         : data
-    return p.keep(`hook_${name}`, { shape: [1, x.shape[1]!, h, e], data: normed }).data
+    const shape = [1, x.shape[1]!, h, e]
+    p.keep(`hook_${name}`, { shape, data: normed })
+    if (!places || name === "v") return Float64Array.from(normed)
+    return Float64Array.from(p.keep(`hook_rot_${name}`, { shape, data: rotate(normed, cfg, places) }).data)
   }
   const [q, k, v] = [project("q", queries), project("k", tokens), project("v", tokens)]
   const [n, t] = [queries.shape[1]!, tokens.shape[1]!]
@@ -177,7 +205,7 @@ export function mlp(p: Part, cfg: StackConfig, x: Array64): Array64 {
 }
 
 /** A block on the residual stream [1, t, d]; `norm` says whether its norms stand before, after or not at all. */
-export function block(p: Part, cfg: StackConfig, x: Array64, options: { causal?: boolean } = {}): Array64 {
+export function block(p: Part, cfg: StackConfig, x: Array64, options: Looking = {}): Array64 {
   const [pre, post] = [cfg.norm === undefined || cfg.norm === "pre", cfg.norm === "post"]
   p.keep("hook_resid_pre", x)
   const normed = pre ? norm(p.at("ln1"), cfg.eps, x) : x

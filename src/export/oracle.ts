@@ -123,7 +123,8 @@ function see(
   const patches = mask ? withMask(p, cfg, seen, mask) : seen
   let x = p.keep("hook_full_embed", withTokens(p, cfg, patches, cfg.positionsAntialiased)) // [1, T, d]
   if (cfg.lnPre) x = p.keep("hook_ln_pre", norm(p.at("ln_pre"), cfg.eps, x))
-  for (let i = 0; i < cfg.nLayers; i++) x = block(p.at("blocks", i), cfg, x)
+  const places = cfg.rotary ? placesOf(cfg) : undefined
+  for (let i = 0; i < cfg.nLayers; i++) x = block(p.at("blocks", i), cfg, x, places ? { places } : {})
   const final = cfg.lnFinal ? norm(p.at("ln_final"), cfg.eps, x) : x
   return heads(p, cfg, final).set("last_hidden_state", cfg.rawHiddenState ? x : final)
 }
@@ -187,6 +188,16 @@ function withTokens(p: Part, cfg: VisionConfig, patches: Array64, antialias: boo
   return x
 }
 
+/** Where the middle of each patch lies, from -1 at the upper and left edge to 1; learned tokens lie nowhere. */
+function placesOf({ prefix, imageSize, patchSize }: VisionConfig): ([number, number] | undefined)[] {
+  const [rows, columns] = [0, 1].map((i) => Math.floor(imageSize[i]! / patchSize[i]!)) as [number, number]
+  const before = prefix.reduce((n, { count }) => n + count, 0)
+  const places: ([number, number] | undefined)[] = Array.from({ length: before }, () => undefined)
+  for (let y = 0; y < rows; y++)
+    for (let x = 0; x < columns; x++) places.push([((y + 0.5) / rows) * 2 - 1, ((x + 0.5) / columns) * 2 - 1])
+  return places
+}
+
 /** What follows the final norm, of the tokens [1, T, d]. */
 function heads(p: Part, cfg: VisionConfig, tokens: Array64): Map<VisionOutput, Array64> {
   const outputs = new Map<VisionOutput, Array64>()
@@ -243,7 +254,7 @@ function pool(p: Part, cfg: VisionConfig, tokens: Array64): Array64 {
 /** A learned query attends to the tokens; an MLP with its norm is added to what it found: [1, d] */
 function attentionPool(p: Part, cfg: VisionConfig, tokens: Array64): Array64 {
   const { dModel: d } = cfg
-  const plain = { qkvBias: true, attnOutBias: true, mlpBias: true, qkNorm: false, gatedMlp: false }
+  const plain = { qkvBias: true, keyBias: true, attnOutBias: true, mlpBias: true, qkNorm: false, gatedMlp: false }
   const stack = { ...cfg, ...plain, dMlp: cfg.poolMlp }
   const query = { shape: [1, 1, d], data: Float64Array.from(p.weight("query", [d])) }
   const found = attention(p.at("attn"), stack, query, tokens)

@@ -81,12 +81,13 @@ export function transformersProcessor({
   mean,
   std,
   channels,
+  unrounded,
 }: Preprocessing): Record<string, unknown> {
   const size =
     resize &&
     (resize.to === "shortest" ? { shortest_edge: resize.edge } : { height: resize.height, width: resize.width })
   return {
-    image_processor_type: crop ? "CLIPImageProcessor" : "ViTImageProcessor",
+    image_processor_type: unrounded ? "DINOv3ViTImageProcessor" : crop ? "CLIPImageProcessor" : "ViTImageProcessor",
     do_convert_rgb: channels === 3,
     do_resize: resize !== null,
     ...(resize && { size, resample: RESAMPLE[resize.resample] }),

@@ -3,6 +3,8 @@
 import { randomBytes } from "node:crypto"
 import { link, readFile, rename, rm, stat, utimes, writeFile } from "node:fs/promises"
 import { dirname } from "node:path"
+import { setTimeout as wait } from "node:timers/promises"
+import { PrismaError } from "../errors.ts"
 import { isAlive, MACHINE, tempName } from "./atomic.ts"
 import { makeFolders } from "./make-folders.ts"
 import { systemCode } from "./system-errors.ts"
@@ -33,10 +35,15 @@ const NOWHERE = ["EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "ENOSPC", "EDQ
 
 /**
  * Do `work` while this process alone has the lock at `path`. It saves double work and is no guard of what is written: where
- * no lock can be made, `work` is done without.
+ * no lock can be made, `work` is done without. Error: E_INTERRUPTED once `signal` is aborted while another has the lock.
  */
-export async function withLock<T>(path: string, work: () => Promise<T>, times: LockTimes = LOCK_TIMES): Promise<T> {
-  const mine = await acquire(path, times)
+export async function withLock<T>(
+  path: string,
+  work: () => Promise<T>,
+  { signal, ...given }: Partial<LockTimes> & { readonly signal?: AbortSignal } = {},
+): Promise<T> {
+  const times = { ...LOCK_TIMES, ...given }
+  const mine = await acquire(path, times, signal)
   if (mine === undefined) return work()
   const beat = setInterval(() => {
     const now = new Date()
@@ -51,7 +58,12 @@ export async function withLock<T>(path: string, work: () => Promise<T>, times: L
   }
 }
 
-async function acquire(path: string, times: LockTimes): Promise<string | undefined> {
+const stopped = (path: string, { reason }: AbortSignal): PrismaError =>
+  reason instanceof PrismaError
+    ? reason
+    : new PrismaError("E_INTERRUPTED", `${path}: stopped while another process had this lock`)
+
+async function acquire(path: string, times: LockTimes, signal: AbortSignal | undefined): Promise<string | undefined> {
   const mine = `${process.pid} ${MACHINE} ${Date.now()} ${randomBytes(8).toString("hex")}\n`
   let seen = { sign: "", since: performance.now() }
   const isFolder = await makeFolders(dirname(path)).then(
@@ -65,11 +77,12 @@ async function acquire(path: string, times: LockTimes): Promise<string | undefin
       if (sign !== seen.sign) seen = { sign, since: performance.now() }
       const isStale = performance.now() - seen.since > times.stale || lockHolder(sign.split("|")[0]!)?.dead
       if (sign && isStale) await takeAway(path, sign.split("|")[0]!)
-      else await new Promise((done) => setTimeout(done, times.poll * (0.5 + Math.random())))
+      else await wait(times.poll * (0.5 + Math.random()), undefined, signal && { signal })
     }
     return mine
   } catch (error) {
     if (NOWHERE.includes(systemCode(error) ?? "")) return undefined
+    if (signal?.aborted) throw stopped(path, signal)
     throw error
   }
 }

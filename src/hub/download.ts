@@ -248,19 +248,13 @@ function fetcher(http: HubHttp, place: RepoPlace, commit: string, options: Bring
     await parallel(lacking, WIDTH, async (file, failed) => {
       const stop = signal ? AbortSignal.any([signal, failed]) : failed
       const target = place.blob(file.etag)
-      await withLock(place.lock(file.etag), async () => {
+      const fetched = async () => {
         // Another process may have fetched it while this one waited.
-        if (!(await has(file)))
-          await transfer({
-            http,
-            repo: place.repo,
-            commit,
-            file,
-            target,
-            signal: stop,
-            onBytes: (n) => report(file, n),
-          })
-      })
+        if (await has(file)) return
+        const onBytes = (n: number) => report(file, n)
+        await transfer({ http, repo: place.repo, commit, file, target, signal: stop, onBytes })
+      }
+      await withLock(place.lock(file.etag), fetched, { signal: stop })
       report(file, file.size)
     })
     for (const { path, etag } of files) {

@@ -227,6 +227,7 @@ async function configOf(folder: string, { source }: Checkpoint): Promise<string>
 const PROCESSORS = [
   [/^DeiT/, "DeiTImageProcessor"],
   [/^Dinov2/, "BitImageProcessor"],
+  [/^DINOv3/, "DINOv3ViTImageProcessor"],
   [/^CLIP/, "CLIPImageProcessor"],
   [/^Siglip/, "SiglipImageProcessor"],
 ] as const
@@ -266,7 +267,7 @@ function unusable(error: unknown): PrismaError {
   throw error
 }
 
-/** The config at another image size. DINOv2, which resamples its positions itself, follows its preprocessing. */
+/** The config at another image size; where the model takes any, at that of its preprocessing. */
 function sized(
   config: ModelConfig,
   asked: LoadOptions["imageSize"],
@@ -275,9 +276,7 @@ function sized(
 ): ModelConfig {
   const { vision } = config
   const own =
-    config.family === "hf-dinov2" && p
-      ? outputSize({ height: vision.imageSize[0], width: vision.imageSize[1] }, p)
-      : undefined
+    vision.anySize && p ? outputSize({ height: vision.imageSize[0], width: vision.imageSize[1] }, p) : undefined
   const [h, w] = asked === undefined ? (own ? [own.height, own.width] : vision.imageSize) : pixels(asked)
   if (h === vision.imageSize[0] && w === vision.imageSize[1]) return config
   if (h % vision.patchSize[0] || w % vision.patchSize[1]) {

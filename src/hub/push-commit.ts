@@ -3,6 +3,7 @@ import { fail, listed, PrismaError } from "../errors.ts"
 import { apiUrl, protocol, refsOf } from "./api.ts"
 import { isCommit } from "./cache.ts"
 import { discard, okOr, type HubHttp } from "./http.ts"
+import { interrupted } from "./http-errors.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
 import { LazyBlob } from "./lazy-blob.ts"
 import type { Content } from "./push-folder.ts"
@@ -60,7 +61,9 @@ export async function commitFiles(http: HubHttp, commit: Commit): Promise<string
     discard(answer)
     refuseChanged(commit, found.files)
     parent = found.head
-    await http.clock.sleep(backoff(done, http.clock.random()), signal)
+    await http.clock.sleep(backoff(done, http.clock.random()), signal).catch(() => {
+      throw interrupted(signal!, { url, repo, authorized: true })
+    })
   }
 }
 

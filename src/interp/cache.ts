@@ -27,6 +27,8 @@ const IN_BLOCK: Readonly<Record<string, string>> = {
   q: "attn.hook_q",
   k: "attn.hook_k",
   v: "attn.hook_v",
+  rot_q: "attn.hook_rot_q",
+  rot_k: "attn.hook_rot_k",
   z: "attn.hook_z",
   result: "attn.hook_result",
   pattern: "attn.hook_pattern",

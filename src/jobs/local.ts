@@ -83,14 +83,18 @@ export const attemptJob = (
   job: Job,
   options: { readonly fresh?: boolean; readonly signal: AbortSignal; readonly onProgress?: (p: Progress) => void },
 ): Promise<JobValue> =>
-  withLock(keptIn(job.out, `${job.slug}.lock`), async () => {
-    await clearLeftovers(job)
-    try {
-      // Processes share the cores, unless the job says otherwise.
-      const threads = Math.max(1, Math.floor(availableParallelism() / pool.workers))
-      return await pool.run<JobValue>({ threads, ...job }, options)
-    } catch (error) {
+  withLock(
+    keptIn(job.out, `${job.slug}.lock`),
+    async () => {
       await clearLeftovers(job)
-      throw error
-    }
-  })
+      try {
+        // Processes share the cores, unless the job says otherwise.
+        const threads = Math.max(1, Math.floor(availableParallelism() / pool.workers))
+        return await pool.run<JobValue>({ threads, ...job }, options)
+      } catch (error) {
+        await clearLeftovers(job)
+        throw error
+      }
+    },
+    { signal: options.signal },
+  )

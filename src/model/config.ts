@@ -18,6 +18,14 @@ export interface DropRates {
   readonly path: number
 }
 
+/**
+ * Rotary positions in two dimensions (arXiv:2104.09864, as DINOv3 has them, arXiv:2508.10104): the queries and keys of a
+ * patch are turned by angles that grow with its row and its column, the fastest `base` times as fast as a slowest would.
+ */
+export interface Rotary {
+  readonly base: number
+}
+
 /** A stack of transformer blocks: both towers have one. Of the options that may be absent none is there then. */
 export interface StackConfig {
   readonly nLayers: number
@@ -32,6 +40,8 @@ export interface StackConfig {
   readonly gatedMlp: boolean
   readonly eps: number
   readonly qkvBias: boolean
+  /** False: of q, k and v the keys alone have no bias (DINOv3). */
+  readonly keyBias?: boolean
   readonly attnOutBias: boolean
   readonly mlpBias: boolean
   /** LayerNorm over each head's q and k. */
@@ -47,6 +57,8 @@ export interface StackConfig {
   readonly attnOnly?: boolean
   /** The heads' outputs side by side are what attention adds: no output projection. */
   readonly attnOutIdentity?: boolean
+  /** Of a vision tower alone. */
+  readonly rotary?: Rotary
   /** Epsilon of q and k norm where it is not `eps`. */
   readonly qkNormEps?: number
   readonly drop?: DropRates
@@ -83,6 +95,8 @@ export interface VisionConfig extends StackConfig {
   readonly patchSize: readonly [number, number]
   /** Patches down and across that the position table was made for; another image size resamples it. */
   readonly positionGrid: readonly [number, number]
+  /** The library takes whatever image comes and makes its positions for that: the config's size says nothing. */
+  readonly anySize?: true
   /** Does the library smooth a table that it makes smaller? */
   readonly positionsAntialiased: boolean
   readonly nChannels: number

@@ -31,6 +31,7 @@ import type { Dim } from "../graph/dims.ts"
 import type { Value } from "../graph/value.ts"
 import { float32 } from "../tensor/tensor.ts"
 import type { Activation, StackConfig } from "./config.ts"
+import { turned, type Turns } from "./rotary.ts"
 import type { Scope } from "./scope.ts"
 
 export const activations: { readonly [A in Activation]: (x: Value) => Value } = {
@@ -66,24 +67,31 @@ type Projection = "q" | "k" | "v"
 /** What a block's attention reads: one stream for all, or, where a split input is written, one per head. */
 type AttentionInput = (which: Projection) => { readonly x: Value; readonly perHead: boolean }
 
-/**
- * Multi-head attention (arXiv:1706.03762): queries from `q`, keys and values from their inputs.
- * Returns [b, Tq, d]. `mask` [Tq, T] is added to the scaled scores.
- */
-export function attention(s: Scope, cfg: StackConfig, from: AttentionInput, mask?: Value): Value {
+/** What is the same in the attention of every block: `mask` [Tq, T] is added to the scaled scores. */
+export interface Shared {
+  readonly mask?: Value
+  readonly turns?: Turns
+}
+
+/** Multi-head attention (arXiv:1706.03762): queries from `q`, keys and values from their inputs. Returns [b, Tq, d]. */
+export function attention(s: Scope, cfg: StackConfig, from: AttentionInput, { mask, turns }: Shared = {}): Value {
   const { nHeads: h, dHead: e, dModel: d } = cfg
+  const biased = (which: Projection) => cfg.qkvBias && !(which === "k" && cfg.keyBias === false)
   const project = (which: Projection): Value => {
     const { x, perHead } = from(which)
     const [w, bias] = [
       s.at(which).param("weight", [h * e, d]),
-      cfg.qkvBias ? s.at(which).param("bias", [h * e]) : undefined,
+      biased(which) ? s.at(which).param("bias", [h * e]) : undefined,
     ]
     const y = perHead ? headwise(x, w, bias, cfg) : reshape(linear(x, w, bias), [...x.shape.slice(0, 2), h, e])
     const normed = cfg.qkNorm && which !== "v" ? plainNorm(s.at(`${which}_norm`), cfg.qkNormEps ?? cfg.eps, y) : y
     return s.hook(`hook_${which}`, normed) // [b, T, h, e]
   }
   const [q, k, v] = [project("q"), project("k"), project("v")]
-  const [queries, keys, values] = [q, k, v].map((x) => transpose(x, [0, 2, 1, 3])) as [Value, Value, Value]
+  const [placedQ, placedK] = turns
+    ? [s.hook("hook_rot_q", turned(q, turns)), s.hook("hook_rot_k", turned(k, turns))]
+    : [q, k]
+  const [queries, keys, values] = [placedQ, placedK, v].map((x) => transpose(x, [0, 2, 1, 3])) as [Value, Value, Value]
   const scaled = matmul(mul(queries, scalar(1 / Math.sqrt(e))), keys, { transB: true })
   const scores = s.hook("hook_attn_scores", mask ? add(scaled, mask) : scaled)
   const pattern = s.hook("hook_pattern", softmax(scores)) // [b, h, query, key]
@@ -150,14 +158,14 @@ export function mlp(s: Scope, cfg: StackConfig, x: Value): Value {
 }
 
 /** Block number `i`, on the residual stream [b, T, d]. */
-export function block(stack: Scope, cfg: StackConfig, i: number, input: Value, mask?: Value): Value {
+export function block(stack: Scope, cfg: StackConfig, i: number, input: Value, shared: Shared = {}): Value {
   const s = stack.at("blocks", i)
   const normed = (where: "pre" | "post", at: string, x: Value) =>
     (cfg.norm ?? "pre") === where ? norm(s.at(at), cfg.eps, x) : x
   const path = ((cfg.drop?.path ?? 0) * i) / Math.max(1, cfg.nLayers - 1)
 
   const residPre = s.hook("hook_resid_pre", input)
-  const found = attention(s.at("attn"), cfg, attentionInput(s, cfg, residPre), mask)
+  const found = attention(s.at("attn"), cfg, attentionInput(s, cfg, residPre), shared)
   const attnOut = s.hook("hook_attn_out", layerScale(s.at("ls1"), cfg, found))
   const attended = normed("post", "ln1", add(residPre, s.drop("drop_attn_path", attnOut, path, "sample")))
   if (cfg.attnOnly) return s.hook("hook_resid_post", attended)

@@ -14,7 +14,7 @@ export function text(s: Scope, cfg: TextConfig, ids: Value): Value {
   const table = slice(s.at("embed").param("pos", [contextLength, d]), 0, 0, t!)
   let x = s.hook("hook_full_embed", add(words, s.hook("hook_pos_embed", reshape(table, [1, t!, d]))))
   const mask = cfg.causal ? slice(slice(causalMask(contextLength), 0, 0, t!), 1, 0, t!) : undefined
-  for (let i = 0; i < cfg.nLayers; i++) x = block(s, cfg, i, x, mask)
+  for (let i = 0; i < cfg.nLayers; i++) x = block(s, cfg, i, x, mask ? { mask } : {})
   const normed = norm(s.at("ln_final"), cfg.eps, x)
 
   const projection = s.at("projection")

@@ -23,6 +23,7 @@ import { float32 } from "../tensor/tensor.ts"
 import { grid, nPatches, nPrefix, type VisionConfig, type VisionOutput } from "./config.ts"
 import { activations, attention, block, dense, mlp, norm } from "./layers.ts"
 import { resamplePositions } from "./resample.ts"
+import { turnsOf } from "./rotary.ts"
 import type { Scope } from "./scope.ts"
 
 type VisionValues = Partial<Record<VisionOutput, Value>>
@@ -31,7 +32,8 @@ type VisionValues = Partial<Record<VisionOutput, Value>>
 export function vit(s: Scope, cfg: VisionConfig, pixels: Value, masked?: Value): VisionValues {
   let x = s.drop("drop_embed", embed(s, cfg, pixels, masked), cfg.drop?.position, "element") // [b, T, d]
   if (cfg.lnPre) x = s.hook("hook_ln_pre", norm(s.at("ln_pre"), cfg.eps, x))
-  for (let i = 0; i < cfg.nLayers; i++) x = block(s, cfg, i, x)
+  const shared = cfg.rotary ? { turns: turnsOf(cfg.rotary, nPrefix(cfg), grid(cfg), cfg.dHead) } : {}
+  for (let i = 0; i < cfg.nLayers; i++) x = block(s, cfg, i, x, shared)
   const normed = cfg.lnFinal ? norm(s.at("ln_final"), cfg.eps, x) : x
 
   const all = { ...heads(s, cfg, normed), last_hidden_state: cfg.rawHiddenState ? x : normed }
@@ -140,6 +142,7 @@ function attentionPool(s: Scope, cfg: VisionConfig, tokens: Value): Value {
     ...cfg,
     dMlp: cfg.poolMlp,
     qkvBias: true,
+    keyBias: true,
     attnOutBias: true,
     mlpBias: true,
     qkNorm: false,

@@ -118,10 +118,10 @@ function buildObjective(cfg: ModelConfig, task: Task, places: Layout, flat: Valu
 /**
  * What is added to all keys, by their bias or that of their norm, is the same in all scores of a query, and softmax
  * takes it off again: its gradient is 0. Computed in float32 it is noise of about 1e-9, which Adam divides by its own
- * size: steps of lr / 10 instead of none.
+ * size: steps of lr / 10 instead of none. Rotary positions turn a bias by each key's own angles: it is another in each.
  */
 const ignored = ({ vision }: ModelConfig, name: string): boolean =>
-  name.endsWith(vision.qkNorm ? "attn.k_norm.bias" : "attn.k.bias")
+  !vision.rotary && name.endsWith(vision.qkNorm ? "attn.k_norm.bias" : "attn.k.bias")
 const same = (x: Value): Value => x
 
 /** (x - mean) / std, of uint8 as x / 255, in one multiplication and one addition. */

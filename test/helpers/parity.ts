@@ -4,7 +4,8 @@ import { join, resolve } from "node:path"
 import { float32, int64, loadPretrained, type Tensor } from "../../src/index.ts"
 import { floats, readSafetensors, type Stored } from "./read-safetensors.ts"
 
-const root = resolve(import.meta.dirname, "../..")
+// The compiled file lies in dist, the fixtures beside the source.
+const root = resolve(import.meta.dirname.replace(/[/\\]dist(?=[/\\]test[/\\]helpers$)/, ""), "../..")
 
 /** Where cases lie: in the repository, and beside it where there are more. */
 export const PARITY_ROOTS = ["test/fixtures/reference", "../shared/reference"] as const

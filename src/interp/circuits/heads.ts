@@ -29,12 +29,18 @@ export async function ovCircuits(model: HookedViT, layer: number, options: Circu
 
 /**
  * x W_Q W_K^T y^T of row vectors x, the query, and y, the key, each head's [h, d, d]; biases and 1 / sqrt(e) are no part
- * of it. Errors: E_HOOK; E_INPUT where queries and keys are normed, so that no such matrix is.
+ * of it. Errors: E_HOOK; E_INPUT where queries and keys are normed or turned, so that no such matrix is.
  */
 export async function qkCircuits(model: HookedViT, layer: number, options: CircuitOptions = {}): Promise<Factored> {
   const at = place(model, layer, options)
-  if (at.cfg.qkNorm) fail("E_INPUT", "queries and keys of this model are normed: no matrix gives its scores")
+  expectMatrix(at.cfg)
   return factored(await reads(model, at, "Q"), swapped(await reads(model, at, "K")))
+}
+
+/** Error: E_INPUT where something that is no matrix, or another for each pair of tokens, stands between W_Q and W_K. */
+function expectMatrix({ qkNorm, rotary }: StackConfig): void {
+  const done = qkNorm ? "normed" : rotary ? "turned by their tokens' positions" : undefined
+  if (done) fail("E_INPUT", `queries and keys of this model are ${done}: no one matrix gives its scores`)
 }
 
 /** Through which of its three inputs the later head reads what the earlier wrote. */

@@ -41,7 +41,7 @@ async function foldBlocks(draft: Draft, tower: Tower): Promise<string[]> {
     )
   }
   if (norm === "none") return []
-  draft.configure(tower.prefix, { qkvBias: true, ...(!attnOnly && { mlpBias: true }) })
+  draft.configure(tower.prefix, { qkvBias: true, keyBias: true, ...(!attnOnly && { mlpBias: true }) })
   const done: string[] = []
   for (const at of layersOf(tower)) {
     done.push(

@@ -6,15 +6,18 @@ import { expectOutput, foldValueBiases } from "./writing.ts"
 
 /**
  * W_Q W_K^T (biases as one more row) = U S V^T becomes U sqrt(S) and V sqrt(S); W_V W_O = U S V^T becomes U S and V^T.
- * The value biases go into the output bias first. Error: E_INPUT for a norm on q and k, which stands in between.
+ * The value biases go into the output bias first. Error: E_INPUT for what stands in between: a norm on q and k, rotary
+ * positions.
  */
 export async function refactorAttention(draft: Draft): Promise<void> {
   for (const tower of draft.towers) {
-    if (tower.config.qkNorm) {
-      fail(
-        "E_INPUT",
-        `${draft.config.family}: attention cannot be refactored: a norm on q and k stands between W_Q and W_K`,
-      )
+    const between = tower.config.qkNorm
+      ? "a norm on q and k"
+      : tower.config.rotary
+        ? "the turn of rotary positions"
+        : ""
+    if (between) {
+      fail("E_INPUT", `${draft.config.family}: attention cannot be refactored: ${between} stands between W_Q and W_K`)
     }
     expectOutput(draft, tower, "attention")
   }
