@@ -2,7 +2,7 @@
  * `npx tsc -p bench/tsconfig.json`. */
 import { execFile, fork } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { readdirSync, readFileSync, rmSync } from "node:fs"
+import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
@@ -10,9 +10,10 @@ import { promisify } from "node:util"
 import { PrismaError } from "../src/errors.ts"
 import { downloadModel } from "../src/hub/download.ts"
 import { hubHttp } from "../src/hub/http.ts"
-import { fakeHub, repoOf, sha256, type FakeHub } from "../test/helpers/download-hub.ts"
+import { fakeHub, repoOf, sha256 } from "../test/helpers/download-hub.ts"
 import { fakeClock } from "../test/helpers/fake-clock.ts"
-import { startHub, type Effect } from "../test/helpers/hub/index.ts"
+import { startHub, type Effect, type Fault } from "../test/helpers/hub/index.ts"
+import { secretForms } from "../test/helpers/secret-forms.ts"
 import { badBlobs, DEMO, ID, REFERENCE, say, scratch, seconds } from "./hub-parts.ts"
 
 /** G5: as many flipped bits, and early ends, of one download each. */
@@ -125,66 +126,67 @@ async function serve(megabytes: number): Promise<void> {
   process.send!([hub.url, hub.storeUrl, sha256(bytes)])
 }
 
-const CANARY = "hf_Canary7Zq4WmX9"
+const CANARY = "hf_Can~~~ary+7Zq=4WmX9"
 const MAIN = fileURLToPath(new URL("../lib/cli/main.js", import.meta.url))
 
-/** G21: every command that reads a model, and those about the cache, with a Hub that says the token back in each refusal. */
+/** G21: every command, with a Hub that says the token back in each refusal, plain and in each form of Basic. */
 async function tokens(): Promise<void> {
-  const hub = await fakeHub({ token: CANARY })
-  hub.repos.set(ID, repoOf(DEMO))
+  const account = { name: "owner", role: "write", orgs: ["org"] } as const
+  const hub = await startHub({ root: scratch(), tokens: { [CANARY]: account } })
+  hub.addRepo(ID, DEMO)
   const seven = join(DEMO, "seven.png")
-  const echo = JSON.stringify({ error: `Bad ${CANARY} at https://s.test/?X-Amz-Signature=${CANARY}` })
-  const refusals: readonly (readonly [string, FakeHub["fault"]])[] = [
-    ["ok", undefined],
-    ...(
-      [
-        [401, {}],
-        [403, { "x-error-code": "GatedRepo" }],
-        [404, {}],
-        [429, { "retry-after": "999" }],
-        [503, { "retry-after": "999" }],
-        [400, {}],
-        [302, { location: `https://10.0.0.1/?t=${CANARY}` }],
-      ] as const
-    ).map(
-      ([code, headers]) =>
-        [String(code), (_, r) => Boolean(r.writeHead(code, headers).end(echo))] as const satisfies readonly [
-          string,
-          FakeHub["fault"],
-        ],
-    ),
-    ["integrity", ({ host }, _, send) => host === "store" && (send({ body: Buffer.from(CANARY) }), true)],
+  const basic = ["user", "use", "us"].map((name) => Buffer.from(`${name}:${CANARY}`).toString("base64"))
+  const texts = [
+    `Bad ${CANARY} at https://s.test/?X-Amz-Signature=${CANARY}`,
+    ...basic.map((text) => `Bad Basic ${text}`),
   ]
-  const commands = (home: string): readonly string[][] => [
+  const refused = (status: number, headers: Record<string, string> = {}): Fault[] =>
+    texts.map((error) => ({ on: /./, times: Infinity, do: { status, headers, body: JSON.stringify({ error }) } }))
+  const refusals: readonly (readonly Fault[])[] = [
+    [],
+    refused(401),
+    refused(403, { "x-error-code": "GatedRepo" }),
+    refused(404),
+    refused(429, { "retry-after": "999" }),
+    refused(503, { "retry-after": "999" }),
+    refused(400),
+    refused(302, { location: `https://10.0.0.1/?t=${CANARY}` }),
+    [{ on: /^cdn GET/, times: Infinity, do: { status: 200, body: CANARY } }],
+  ]
+  const commands = (home: string, name: string): readonly string[][] => [
     ["info", ID], ["run", ID, seven], ["activations", ID, seven, "--out", join(home, "a.safetensors")], ["convert", ID, "--out", join(home, "out")],
-    ["evaluate", ID, "--data", home], ["patch", ID, seven, seven], ["ablate", ID, seven], ["view", ID, seven, "--html", join(home, "v.html")], ["lens", ID, seven], ["attribute", ID, seven],
+    ["evaluate", ID, "--data", join(home, "data")], ["patch", ID, seven, seven], ["ablate", ID, seven], ["view", ID, seven, "--html", join(home, "v.html")], ["lens", ID, seven], ["attribute", ID, seven],
     ["saliency", ID, seven, "--html", join(home, "s.html")], ["heads", ID, seven], ["cache", "ls"], ["cache", "verify"], ["cache", "heal"], ["doctor"], ["demo"],
+    ["convert", "--from", join(home, "list.txt"), "--out", join(home, "all"), "--push", "org", "--jobs", "1"],
+    ["train", "induction", "--out", join(home, "run"), "--threads", "1", ...["training.max_steps=2", "training.test_samples=10", "transformer.hidden_dim=16", "transformer.num_heads=2"].flatMap((set) => ["--set", set])],
+    ["card", join(home, "run"), "--write"], ["push", join(home, "run"), `owner/${name}`], ["worker", "--queue", "redis://127.0.0.1:9", "--root", home],
   ] // prettier-ignore
-  const forms = [CANARY, Buffer.from(CANARY).toString("base64").replace(/=+$/, ""), encodeURIComponent(CANARY)]
-  let [runs, hits] = [0, 0]
+  const forms = secretForms(CANARY)
+  const isSaid = (text: string | Buffer): boolean => forms.some((form) => text.includes(form))
+  let [runs, hits, foreign] = [0, 0, 0]
   const codes = new Map<string, number>()
-  for (const [, fault] of refusals) {
+  for (const [i, faults] of refusals.entries()) {
     for (const debug of [false, true]) {
-      hub.fault = fault
       const home = scratch()
+      for (let label = 0; label < 10; label++) cpSync(seven, join(home, "data/test", String(label), "seven.png"))
+      writeFileSync(join(home, "list.txt"), `${ID}\n`)
       const env = { ...process.env, HF_ENDPOINT: hub.url, HF_HUB_CACHE: join(home, "hub"), HF_TOKEN: CANARY, ...(debug && { NODE_DEBUG: "fetch,undici,http,net", HF_DEBUG: "1" }) } // prettier-ignore
-      for (const args of commands(home)) {
+      for (const args of commands(home, `run-${i}-${Number(debug)}`)) {
         // Each finds an empty cache but where all is well.
-        if (fault) rmSync(join(home, "hub"), { recursive: true, force: true })
-        const said = await promisify(execFile)(process.execPath, [MAIN, ...args], { env, maxBuffer: 2 ** 28 }).catch((e: unknown) => e as { stdout: string; stderr: string; code: number }) // prettier-ignore
+        if (faults.length) rmSync(join(home, "hub"), { recursive: true, force: true })
+        hub.reset()
+        if (faults.length) hub.fault(faults[(runs + i) % faults.length]!)
+        // A worker waits for its server until it is told to end.
+        const options = { env, maxBuffer: 2 ** 28, timeout: args[0] === "worker" ? 4000 : 0 }
+        const said = await promisify(execFile)(process.execPath, [MAIN, ...args], options).catch((e: unknown) => e as { stdout: string; stderr: string; code: number }) // prettier-ignore
         const code = "code" in said ? String(said.code) : "0"
         codes.set(code, (codes.get(code) ?? 0) + 1)
         runs++
-        const texts = [
-          Buffer.from(said.stdout),
-          Buffer.from(said.stderr),
-          ...filesBelow(home).map((f) => readFileSync(f)),
-        ]
-        hits += texts.filter((text) => forms.some((form) => text.includes(form))).length
+        hits += [said.stdout, said.stderr, ...filesBelow(home).map((f) => readFileSync(f))].filter(isSaid).length
+        foreign += hub.requests.filter((r) => r.host === "cdn" && isSaid(JSON.stringify(r.headers))).length
       }
     }
   }
-  const foreign = hub.asked.filter((r) => r.host === "store" && JSON.stringify(r.headers).includes(CANARY)).length
   const exits = [...codes].map(([code, n]) => `${n} with ${code}`).join(", ")
   say(`${runs} commands (exit: ${exits}): the token in ${hits} outputs and files, in ${foreign} requests to the store`)
   await hub.close()

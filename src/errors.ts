@@ -120,18 +120,45 @@ export interface ErrorPlace {
   readonly cause?: unknown
 }
 
-/** What no error says, in the forms that servers and paths may give it back in. */
-const secrets = new Set<string>()
+/** What no error says: each token with a pattern of the forms that servers and paths may give it back in. */
+const secrets = new Map<string, RegExp>()
 /** Shorter ones are words that may stand anywhere. */
 const SHORTEST = 8
 
 /** From now on no error says this token, whoever has put it into a name, a header or an answer. */
 export function keepSecret(token: string): void {
-  if (token.length < SHORTEST) return
-  for (const form of [token, encodeURIComponent(token), btoa(token).replace(/=+$/, "")]) secrets.add(form)
+  if (token.length < SHORTEST || secrets.has(token)) return
+  // In a longer text, as that of "Basic base64(user:token)", base64 has three forms of it; these are without its neighbours' bits.
+  const inBase64 = [0, 1, 2].map((before) =>
+    btoa(" ".repeat(before) + token).slice(Math.ceil((before * 4) / 3), Math.floor(((before + token.length) * 4) / 3)),
+  )
+  const forms = [Array.from(token, (c) => written(c)), ...inBase64.map((text) => Array.from(text, base64))]
+  secrets.set(token, new RegExp(forms.map(orItsStart).join("|"), "g"))
 }
 
-const withoutSecrets = (text: string): string => [...secrets].reduce((t, secret) => t.replaceAll(secret, "***"), text)
+/** A character, as it is, behind backslashes, or in a URL's escapes, escaped once or more. */
+function written(c: string, also = ""): string {
+  if (/[A-Za-z0-9_]/.test(c)) return c
+  const hex = c.charCodeAt(0).toString(16).padStart(2, "0")
+  const escape = hex.replace(/[a-f]/g, (digit) => `[${digit}${digit.toUpperCase()}]`)
+  return `(?:\\\\*\\x${hex}|%(?:25)*${escape}${also})`
+}
+
+/** A URL's own base64 has - and _ for + and /. */
+const base64 = (c: string): string => (c === "+" ? written(c, "|-") : c === "/" ? written(c, "|_") : c)
+
+/** The characters one after another; also the first of them, where `quote` has cut off the others. What the first 120 are of
+ * goes on as far as it may; an engine's stack holds no pattern of some thousand. */
+function orItsStart(all: readonly string[]): string {
+  const [start, rest] = [all.slice(0, SHORTEST), all.slice(SHORTEST, 120)]
+  const some = rest.reduceRight((more, c) => `(?:${c}${more})?`, "")
+  const more = all.length > 120 ? `[^\\s"]*` : ""
+  return `${start.join("")}(?:${rest.join("")}${more}|${some}\\\\*(?:%\\w*)?(?=\\.{3}))`
+}
+
+/** A text in which *** stands for each secret. */
+export const withoutSecrets = (text: string): string =>
+  [...secrets.values()].reduce((t, secret) => t.replaceAll(secret, "***"), text)
 
 /** Every failure a caller can meet: one line of `message` that says what, where, expected, got and what to do. */
 export class PrismaError extends Error {
@@ -148,8 +175,8 @@ export class PrismaError extends Error {
     this.code = code
     this.retryable = place.retryable ?? false
     if (place.file !== undefined) this.file = withoutSecrets(place.file)
-    if (place.tensor !== undefined) this.tensor = place.tensor
-    if (place.repo !== undefined) this.repo = place.repo
+    if (place.tensor !== undefined) this.tensor = withoutSecrets(place.tensor)
+    if (place.repo !== undefined) this.repo = withoutSecrets(place.repo)
     if (place.url !== undefined) this.url = withoutSecrets(place.url)
   }
 

@@ -3,7 +3,16 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
-import { float32, HookedViT, int64, loadPretrained, ops, type Tensor, type Weight } from "../src/index.ts"
+import {
+  float32,
+  HookedViT,
+  int64,
+  loadPretrained,
+  ops,
+  type GraphView,
+  type Tensor,
+  type Weight,
+} from "../src/index.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { cli, reference } from "./helpers/cli.ts"
 import { floats, readSafetensors } from "./helpers/read-safetensors.ts"
@@ -64,8 +73,8 @@ describe("gradients", () => {
       const hooks = at.filter((hook) => model.hooks.has(hook))
       const metric =
         (o: string) =>
-        ({ outputs }: { outputs: Record<string, unknown> }) =>
-          outputs[o] as never
+        ({ outputs }: GraphView) =>
+          ops.sum(outputs[o]!, [1])
       const output = model.outputNames.includes("logits") ? "logits" : "pooler_output"
       const { hooks: slopes, value } = await model.gradients(x, metric(output), { at: hooks })
       const sum = async (patch = {}) => {
@@ -104,7 +113,7 @@ describe("gradients", () => {
         ...(config.text && { input_ids: int64([1, 4], [97, 5, 8, 98]) }),
       }
       const output = config.text ? "logits_per_image" : "logits"
-      const metric = config.text ? output : `${output}[:, 1]`
+      const metric = `${output}[:, ${config.text ? 0 : 1}]`
       const { params } = await model.gradients(x, metric, { params: true })
       const entries = await Promise.all(
         [...model.weights.keys()].map(async (weight) => [weight, await model.weight(weight)] as const),

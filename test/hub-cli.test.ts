@@ -7,11 +7,15 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import { cli, demoModel, seven, twoAtATime, type CliOptions, type Ran } from "./helpers/cli.ts"
 import { etagOf, fakeHub, repoOf, type FakeHub, type Fault } from "./helpers/download-hub.ts"
 import { startHub, type TestHub } from "./helpers/hub/index.ts"
+import { secretForms } from "./helpers/secret-forms.ts"
 import { SERVERS } from "./helpers/servers.ts"
 import { folderAt, remove, scratch } from "./helpers/variants.ts"
 
-const CANARY = "hf_Canary7Zq4Wm"
-const FORMS = [CANARY, Buffer.from(CANARY).toString("base64").replace(/=+$/, ""), encodeURIComponent(CANARY)]
+/** In a URL it is another, and its base64 has characters that an alphabet for URLs writes otherwise. */
+const CANARY = "hf_Can~~~ary+7Zq=4Wm"
+const FORMS = secretForms(CANARY)
+/** A user's name and the token, as servers are told them, so that it lies in base64 in each of the three ways. */
+const BASIC = ["user", "use", "us"].map((user) => `Basic ${Buffer.from(`${user}:${CANARY}`).toString("base64")}`)
 const root = scratch()
 let count = 0
 const fresh = (): string => folderAt(root, `home ${count++}`)
@@ -139,9 +143,15 @@ describe("a model by its repo id", () => {
   const json = (code: number, headers: Record<string, string> = {}, text = "{}"): Fault => (_, response) =>
     Boolean(response.writeHead(code, headers).end(text)) // prettier-ignore
   const echo = JSON.stringify({ error: `Bad ${CANARY} for https://s.test/f?X-Amz-Signature=abc` })
+  const [basic, ...others] = BASIC.map((text) =>
+    JSON.stringify({ error: `Bad ${text} or ${encodeURIComponent(text)}` }),
+  )
 
   it.each<[string, number, Fault | undefined, readonly string[], Record<string, string>]>([
     ["E_HUB_AUTH", 4, json(401, {}, JSON.stringify({ error: `Invalid credentials ${CANARY}` })), [], {}],
+    ["E_HUB_AUTH", 4, json(403, {}, basic), [], {}],
+    ["E_HUB_AUTH", 4, json(403, {}, others[0]), [], {}],
+    ["E_HUB_AUTH", 4, json(403, {}, others[1]), [], {}],
     ["E_HUB_GATED", 4, json(403, { "x-error-code": "GatedRepo" }, echo), [], {}],
     ["E_HUB_NOT_FOUND", 4, json(404, { "x-error-code": "RepoNotFound" }, echo), [], {}],
     ["E_HUB_RATE_LIMIT", 4, json(429, { "retry-after": "3600" }, echo), [], {}],
@@ -259,7 +269,9 @@ describe("every command", () => {
   })
 
   it("keeps it out where the Hub refuses and says it back, or what is asked for cannot be", async () => {
-    const echo = JSON.stringify({ error: `Bad ${CANARY} for https://s.test/f?X-Amz-Signature=${CANARY}` })
+    const echo = JSON.stringify({
+      error: `Bad ${CANARY} (${BASIC[0]!}) for https://s.test/f?X-Amz-Signature=${CANARY}`,
+    })
     whole.fault({ on: /^(?!GET .*whoami)/, times: Infinity, do: { status: 403, body: echo } })
     const home = furnished()
     const at = (name: string) => join(home, name)

@@ -4,7 +4,7 @@ import { createServer } from "node:net"
 import type { AddressInfo } from "node:net"
 import { join } from "node:path"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
-import { downloadModel, type DownloadOptions } from "../src/hub/download.ts"
+import { downloadModel, type DownloadOptions, type Snapshot } from "../src/hub/download.ts"
 import { hubHttp } from "../src/hub/http.ts"
 import { runTs } from "./helpers/child.ts"
 import { fakeClock } from "./helpers/fake-clock.ts"
@@ -354,6 +354,28 @@ describe("a disk", () => {
 })
 
 describe("the way to a Hub", () => {
+  it("that refuses, is silent or nobody's, where the branch is in the cache (HD-23): its commit is used, with a warning", async () => {
+    const { id } = serve()
+    const cache = fresh()
+    await get(cache)
+    const used = ({ commit, warnings }: Snapshot) => {
+      expect([commit, warnings]).toEqual([id, [expect.stringContaining(`commit ${id} of main is used, as it is in the cache`)]]) // prettier-ignore
+    }
+    for (const effect of [{ stall: "head" }, { stall: 5 }, { reset: true }] as const) {
+      hub.reset()
+      hub.fault({ on: /./, times: Infinity, do: effect })
+      const work = get(cache)
+      expect(await timed(work, REVISION, 10_000)).toBe(undefined)
+      used(await work)
+      expect([asked(/./).length, work.clock.slept]).toEqual([1, []])
+    }
+    for (const endpoint of ["http://127.0.0.1:9", "https://no-such-host.invalid"]) {
+      const clock = fakeClock()
+      used(await get(cache, { endpoint, http: hubHttp({ endpoint, clock }) }))
+      expect(clock.slept).toEqual([])
+    }
+  }) // prettier-ignore
+
   it("that is no TLS is not tried again; a name that nobody knows is (HD-32)", async () => {
     const plain = createServer((socket) => void socket.on("error", () => {}).end("HTTP/1.1 200 OK\r\n\r\n"))
     let connections = 0

@@ -6,6 +6,7 @@ import { join, resolve } from "node:path"
 import { afterAll, describe, expect, it } from "vitest"
 import { hubHttp, hubUrl, segments, type HubHttpOptions, type HubInit } from "../src/hub/http.ts"
 import { fakeClock } from "./helpers/fake-clock.ts"
+import { secretForms } from "./helpers/secret-forms.ts"
 import { thrown } from "./helpers/thrown.ts"
 
 const CANARY = "hf_canary-4f1d8c0b7e"
@@ -338,6 +339,37 @@ describe("the token", () => {
       [`Bearer ${CANARY}`, null],
       [`Bearer ${CANARY}`, "1"],
     ])
+  })
+  it("in the headers for another host is taken out in whatever form", async () => {
+    const token = "hf_can~~~ary+4f1d?8c=0b7e"
+    const { http, sent } = client([fine()], { token })
+    for (const form of [...secretForms(token), btoa(`user:${token}`), btoa(`us:${token}`), btoa(`u:${token}`)]) {
+      await http.request("https://cas.test/x", { headers: { "x-a": `Basic ${form}` } })
+      expect(sent.at(-1)!.headers.get("x-a"), form).toBe(null)
+    }
+  })
+  it("that a Hub says back is not said on, in whatever form, nor its start where the text is cut off", async () => {
+    const token = "hf_can~~~ary+4f1d?8c=0b7e"
+    for (const form of secretForms(token)) {
+      // An error's message shows 120 characters of a foreign text.
+      for (let before = 0; before < 119; before += before ? 3 : 119 - Math.min(118, form.length)) {
+        const text = `${"x".repeat(before)} ${form}`
+        const { http } = client([status(403, {}, JSON.stringify({ error: text }))], { token })
+        const errors = [
+          await thrown(http.request(`${HUB}/x`)),
+          await thrown(client([status(403, { "x-error-message": text })], { token }).http.request(`${HUB}/x`)),
+          await thrown(client([status(200, {}, text)], { token }).http.json(`${HUB}/x`)),
+        ]
+        for (const { message } of errors) expect(message).not.toContain(form.slice(0, 20))
+      }
+    }
+    const long = `hf_${"a1+/".repeat(2400)}`
+    for (const text of [long, btoa(`user:${long}`).slice(7), encodeURIComponent(long)]) {
+      const { http } = client([status(403, {}, JSON.stringify({ error: `Bad ${text}` }))], { token: long })
+      expect((await thrown(http.request(`${HUB}/x`))).message).not.toContain(text.slice(0, 60))
+    }
+    const short = client([status(403, {}, JSON.stringify({ error: `Bad ${token.slice(0, 7)}` }))], { token })
+    expect((await thrown(short.http.request(`${HUB}/x`))).message).toContain('"Bad hf_can~"')
   })
   it("is sent to an endpoint below a path, and not where there is none", async () => {
     const below = client([fine()], { endpoint: `${HUB}/mirror` })

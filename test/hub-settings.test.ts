@@ -44,6 +44,11 @@ describe("the Hub's settings", () => {
   })
 
   it.each<[string, Env, RegExp]>([
+    [
+      "an address that is none and holds the token",
+      { HF_TOKEN: "hf_abcdefgh/secret+1", HF_ENDPOINT: "htt p://x/hf_abcdefgh/secret+1" },
+      /got "htt p:\/\/x\/\*\*\*"$/,
+    ],
     ["an address that is none", { HF_ENDPOINT: "huggingface.co" }, /HF_ENDPOINT must be an address.*"huggingface\.co"/],
     ["another protocol", { HF_ENDPOINT: "ftp://hub.test" }, /neither https nor http/],
     ["a password", { HF_ENDPOINT: "https://user:secret@hub.test" }, /user name or password/],

@@ -3,7 +3,7 @@ import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symli
 import { join } from "node:path"
 import { listFiles, snapshotDownload } from "@huggingface/hub"
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
-import { loadPretrained, pushFolder, type PushOptions } from "../src/index.ts"
+import { loadPretrained, type Pushed, pushFolder, type PushOptions } from "../src/index.ts"
 import { cli } from "./helpers/cli.ts"
 import { sha256, startHub, type TestHub } from "./helpers/hub/index.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -103,18 +103,40 @@ describe("a folder", () => {
     const model = await loadPretrained(ID, { ...from(), revision: "trial", subfolder: "sub/mouse" })
     expect(model.nParameters).toBe(803_338)
     await model.release()
-    for (const path of ["../x", "/x", ".git/x", "a/../../x"]) {
-      expect((await thrown(push(MOUSE, { path }))).code, path).toBe("E_UNSAFE_PATH")
-    }
+    expect((await thrown(push(MOUSE, { path: "a/../../x" }))).code).toBe("E_UNSAFE_PATH")
     expect((await thrown(push(MOUSE, { branch: "0".repeat(40) }))).code).toBe("E_REVISION")
   })
 
+  // As git's verify_path does where it protects NTFS and HFS+.
+  it.each(["../x", "/x", ".git/x", ".GIT", "a/.git/hooks", ".git /x", ".git./x", ".git . ./x", ".git::$INDEX_ALLOCATION/x", "git~1/x", "GIT~1 ", ".g\u200cit/x", "\ufeff.gi\u206ft"])(
+    "does not go to %j (HU-10): E_UNSAFE_PATH",
+    async (path) => {
+      const { code, message } = await thrown(push(MOUSE, { path, dryRun: true }))
+      expect([code, message]).toEqual(["E_UNSAFE_PATH", expect.stringContaining("the path in the repo")])
+    },
+  ) // prettier-ignore
+  it.each([".github/x", "x.git/y", ".gitx", ".git~1", "git~2", "git~10", "git", ".git-x", "a.git "])(
+    "goes to %j",
+    async (path) => {
+      const { changes } = await push(MOUSE, { path, dryRun: true })
+      expect(changes.map((change) => change.path)).toContain(`${path}/config.json`)
+    },
+  )
+
   it("leaves at home what is secret, half written, of a tool, or a link out of it; a text with a token is refused", async () => {
-    const folder = mouse({ ".git/config": "x", ".env": "x", "a.partial": "x", "node_modules/x/y.js": "x", token: "x" })
+    const folder = mouse({
+      ".git/config": "x",
+      "git~1/config": "x",
+      "a/.git./config": "x",
+      ".env": "x",
+      "a.partial": "x",
+      "node_modules/x/y.js": "x",
+      token: "x",
+    })
     symlinkSync("/etc/hostname", join(folder, "link.txt"))
     symlinkSync("curves.svg", join(folder, "same.svg"))
     const { skipped, changes } = await push(folder)
-    expect(skipped.map(({ path }) => path).sort()).toEqual([".env", ".git", "a.partial", "link.txt", "node_modules", "token"]) // prettier-ignore
+    expect(skipped.map(({ path }) => path).sort()).toEqual([".env", ".git", "a.partial", "a/.git.", "git~1", "link.txt", "node_modules", "token"]) // prettier-ignore
     expect(changes.map(({ path }) => path)).toContain("same.svg")
     const secret = `hf_${"a1B2".repeat(9)}`
     for (const text of [secret, Buffer.from(` ${secret}`).toString("base64"), "token: hf_write"]) {
@@ -239,21 +261,70 @@ describe("a run's checkpoints", () => {
     await readBack(folder)
   })
 
-  it("of more steps than a repo takes commits an hour (G29) are folders, or wait for the next push", async () => {
-    const folder = run(Array.from({ length: 25 }, (_, i) => 10 * (i + 1)))
-    const commits = () => hub.requests.filter(({ path }) => /\/commit\//.test(path)).length
+  const upTo = (n: number) => Array.from({ length: n }, (_, i) => 10 * (i + 1))
+  const commits = () => hub.requests.filter(({ path }) => /\/commit\//.test(path)).length
+  /** Let the repo's commits be so many minutes older. */
+  function wait(minutes: number): void {
+    const folder = join(hub.root, "repos", ID.replace("/", "--"), "commits")
+    for (const name of readdirSync(folder)) {
+      const commit = JSON.parse(readFileSync(join(folder, name), "utf8")) as { date: string }
+      const date = new Date(Date.parse(commit.date) - minutes * 60_000).toISOString()
+      writeFileSync(join(folder, name), JSON.stringify({ ...commit, date }))
+    }
+  }
+  /** Minutes until the rest can go up. */
+  const minutes = ({ leftUntil }: Pushed) => Math.round((Date.parse(leftUntil!) - Date.now()) / 60_000)
+
+  it("of more steps than a repo takes commits an hour (G29) are folders, or wait for the next hour's push", async () => {
+    const folder = run(upTo(25))
     hub.requests.length = 0
     await push(folder)
     expect([commits(), Object.keys(hub.refs(ID).tags).length]).toEqual([1, 0])
     hub.store.removeRepo(ID)
     hub.requests.length = 0
-    const { left } = await push(folder, { checkpoints: "revisions" })
-    expect(left).toEqual([190, 200, 210, 220, 230, 240, 250])
-    expect(commits()).toBeLessThanOrEqual(20)
+    const dry = await push(folder, { checkpoints: "revisions", dryRun: true })
+    const first = await push(folder, { checkpoints: "revisions" })
+    expect([dry.left, first.left]).toEqual([upTo(25).slice(18), upTo(25).slice(18)])
+    expect([commits(), minutes(first), minutes(dry)]).toEqual([19, 60, 60])
     // It goes on as it began.
-    expect((await push(folder)).left).toEqual([])
+    wait(61)
+    expect(await push(folder)).toMatchObject({ committed: false, left: [] })
     expect([...hub.files(ID).keys()].some((name) => name.startsWith("checkpoints/"))).toBe(false)
     expect(Object.keys(hub.refs(ID).tags)).toHaveLength(25)
+  })
+
+  it("that come while the hour lasts wait, in all pushes together and on all branches (G29)", async () => {
+    await push(run(upTo(18)))
+    const more = run(upTo(38))
+    hub.requests.length = 0
+    const second = await push(more)
+    expect([commits(), second.committed, second.left]).toEqual([0, false, upTo(38).slice(18)])
+    expect(minutes(second)).toBe(60)
+    wait(40)
+    // The commit of the files alone is made whatever the hour has.
+    writeFileSync(join(more, "extra.txt"), "more\n")
+    const third = await push(more)
+    expect([commits(), third.committed, third.left.length, minutes(third)]).toEqual([1, true, 20, 20])
+    wait(21)
+    writeFileSync(join(more, "extra.txt"), "still more\n")
+    const fourth = await push(more, { branch: "trial" })
+    // Of this hour are that of main, and one of trial.
+    expect([commits(), fourth.left.length, minutes(fourth)]).toEqual([1 + 19, 2, 60])
+    wait(61)
+    expect((await push(more)).left).toEqual([])
+    expect(Object.keys(hub.refs(ID).tags)).toHaveLength(38)
+  })
+
+  it("are not sent where the Hub's list of commits is none", async () => {
+    const list = /\/commits\//
+    for (const body of ["{}", '[{"id":"x","date":"soon"}]', '[{"date":"2026-01-01T00:00:00.000Z"}]']) {
+      hub.fault({ on: list, do: { status: 200, body } })
+      expect((await thrown(push(run()))).code).toBe("E_HUB_PROTOCOL")
+      expect(hub.refs(ID).tags).toEqual({})
+    }
+    // A passing fault costs time only.
+    hub.fault({ on: list, do: { reset: true } })
+    expect((await push(run())).checkpoints).toHaveLength(2)
   })
 
   it("that the Hub takes no more of an hour (429) wait: a second push makes only the rest", async () => {

@@ -16,6 +16,7 @@ import {
   similarityMetric,
   smoothGrad,
   tokenLayout,
+  type GraphView,
   type Tensor,
 } from "../src/index.ts"
 import { gaussLegendre } from "../src/interp/inputs/quadrature.ts"
@@ -104,7 +105,8 @@ describe("attention and its gradient", () => {
       const model = await loadPretrained(reference(name), { threads: 1 })
       const { vision } = model.config
       const x = noise([2, vision.nChannels, ...vision.imageSize])
-      const metric = `${model.outputNames[0]}[:, 0]`
+      const output = model.outputNames[0]!
+      const metric = output === "last_hidden_state" ? `${output}[:, 0, 0]` : `${output}[:, 0]`
       const at = "blocks.*.attn.hook_pattern"
       const { tokens } = await attentionGradient(model, x, metric)
       const { hooks } = await model.gradients(x, metric, { at })
@@ -194,7 +196,7 @@ describe("occlusion", () => {
   })
 
   it("of a metric of one patch is nothing elsewhere", async () => {
-    const metric = "hook_embed[:, 6, :]" // a patch's embedding, which sees no other pixel
+    const metric = ({ hook }: GraphView) => ops.sum(ops.slice(hook("hook_embed"), 1, 6, 7), [1, 2]) // a patch's embedding, which sees no other pixel
     const { drops } = await occlusion(mouse, images, metric)
     const moved = [...drops.data].map((x) => Math.abs(x) > 1e-6)
     expect(moved).toEqual(Array.from({ length: 32 }, (_, i) => i % 16 === 6))

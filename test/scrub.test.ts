@@ -14,8 +14,9 @@ const mouse = await loadPretrained("model-cards/mnist")
 const gap = await reference("timm-gap")
 const map = await reference("timm-map-registers-classifier")
 const clip = await reference("hf-clip-vision-base")
+const turned = await reference("hf-dinov3")
 afterAll(async () => {
-  for (const model of [mouse, gap, map, clip]) await model.release()
+  for (const model of [mouse, gap, map, clip, turned]) await model.release()
 })
 const metric = "logits[:, 1]"
 
@@ -138,6 +139,7 @@ describe("dropped tokens", () => {
   it.each([
     ["class token", mouse, [1, 5, 16]],
     ["a norm before the blocks", clip, [2, 3]],
+    ["rotary positions", turned, [6, 9, 19]],
   ])("are as if no query saw them: %s", async (_, model, tokens) => {
     const two = images(model, 2, 2)
     const { model: shorter, patch } = await withoutTokens(model, two, tokens)

@@ -1,5 +1,5 @@
 /** @file Options of commands over many jobs. */
-import { positiveInt, type withModel, type ModelOptions } from "./output.ts"
+import { positiveInt, wholeNumber, type withModel, type ModelOptions } from "./output.ts"
 
 /** Seconds; 30 are what Kubernetes gives a whole pod. */
 export const GRACE = 25
@@ -31,4 +31,3 @@ export const withBatch = (command: Command): Command =>
     .option("--cancel", "take what this command had put into the queue out of it")
 
 /** A whole number of at least 0, for commander. */
-const wholeNumber = (text: string): number => (text === "0" ? 0 : positiveInt(text))

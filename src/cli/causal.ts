@@ -57,7 +57,7 @@ export async function patch(name: string, paths: readonly [string, string], opti
   const work = (rest: Rest) => (options.noise ? noise : denoise)(model, { clean, corrupt, ...rest })
   const experiment = {
     command: "patch",
-    model: name,
+    ...modelOf(name, options),
     images: paths,
     metric: metric.name,
     noise: options.noise ?? false,
@@ -87,7 +87,7 @@ export async function ablate(name: string, paths: readonly string[], options: Ab
   const metric = await metricOf(model, images, options)
   const plainValues = await measure(model, images, metric.metric)
   const ends = { intact: plainValues.reduce((x, y) => x + y, 0) / plainValues.length }
-  const experiment = { command: "ablate", model: name, images: paths, metric: metric.name, mode, seed }
+  const experiment = { command: "ablate", ...modelOf(name, options), images: paths, metric: metric.name, mode, seed }
   const rows = await collected(model, metric.metric, experiment, options, (rest) =>
     ablated(model, { images, by, ...rest }),
   )
@@ -100,6 +100,12 @@ export async function ablate(name: string, paths: readonly string[], options: Ab
     [name, ...paths],
   )
 }
+
+const modelOf = (model: string, { revision = "", imageSize }: CausalOptions) => ({
+  model,
+  revision,
+  imageSize: String(imageSize ?? ""),
+})
 
 interface Called {
   readonly metric: Metric

@@ -5,7 +5,7 @@ import { PrismaError } from "../errors.ts"
 import { version } from "../version.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { withBatch, withJobs } from "./batch-options.ts"
-import { asksForJson, positiveInt, report, withFormat, withModel } from "./output.ts"
+import { asksForJson, positiveInt, report, wholeNumber, withFormat, withModel } from "./output.ts"
 import { withPictures, withResults } from "./pictures.ts"
 
 /** Comma-separated names, but for commas inside braces; the option may be repeated. */
@@ -19,6 +19,12 @@ function positive(text: string): number {
   const n = Number(text)
   if (n > 0 && Number.isFinite(n)) return n
   throw new InvalidArgumentError("It must be a number above 0.")
+}
+
+function share(text: string): number {
+  const n = text.trim() ? Number(text) : NaN
+  if (n >= 0 && n < 1) return n
+  throw new InvalidArgumentError("It must be a number from 0 to below 1.")
 }
 
 const wholeNumbers = (text: string): number[] => [...new Set(region(text))]
@@ -147,7 +153,7 @@ withSites(program.command("ablate"))
   .argument("<model>", "folder or repo id")
   .argument("<images...>", "image files")
   .addOption(new Option("--mode <what>", "what is put there").choices(["zero", "mean", "resample"]).default("zero"))
-  .option("--seed <n>", "of resampling", Number, 0)
+  .option("--seed <n>", "of resampling", wholeNumber, 0)
   .action(async (model, images, options) => (await import("./causal.ts")).ablate(model, images, options))
 
 withPictures(withModel(program.command("view")))
@@ -243,11 +249,11 @@ withResults(program.command("saliency"))
   .option("--metric <metric>", 'any output or hook with an index, as "pooler_output[:, 3]"')
   .option("--steps <n>", "of integrated: points on the path", positiveInt, 32)
   .option("--samples <n>", "of smooth: noisy copies", positiveInt, 32)
-  .option("--seed <n>", "of smooth: the noise", Number, 0)
+  .option("--seed <n>", "of smooth: the noise", wholeNumber, 0)
   .option("--window <pixels>", "of occlusion: edge of what is covered; the patch size", positiveInt)
   .option("--stride <pixels>", "of occlusion: from window to window; the window", positiveInt)
   .addOption(new Option("--head-fusion <how>", "of rollout").choices(["mean", "max", "min"]).default("mean"))
-  .option("--discard-ratio <x>", "of rollout: the share of the lowest attention that is left out", Number, 0)
+  .option("--discard-ratio <x>", "of rollout: the share of the lowest attention that is left out", share, 0)
   .option("--batch <n>", "images at once", positiveInt, 8)
   .option("--top <n>", "patches to show", positiveInt, 5)
   .option("--out <file>", "safetensors to write, with what the method gives of every pixel or token")

@@ -27,6 +27,12 @@ export function positiveInt(text: string): number {
   throw new InvalidArgumentError("It must be a whole number of at least 1.")
 }
 
+/** A whole number from 0 on, for commander. */
+export function wholeNumber(text: string): number {
+  if (/^\d+$/.test(text) && Number.isSafeInteger(Number(text))) return Number(text)
+  throw new InvalidArgumentError("It must be a whole number from 0 on.")
+}
+
 const FORMAT = (): Option =>
   new Option("--format <format>", "how results are printed").choices(["human", "json"]).default("human")
 

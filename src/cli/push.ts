@@ -28,7 +28,21 @@ export async function push(folder: string, repo: string, { format, ...options }:
 const changed = ({ is, path, size }: Change): string => `${is === "added" ? "A" : "M"}  ${plain(path)}  ${bytes(size)}`
 
 function* shown(pushed: Pushed, dryRun: boolean): Generator<string> {
-  const { repo, branch, url, created, changes, unchanged, skipped, checkpoints, left, commit, committed, sent } = pushed
+  const {
+    repo,
+    branch,
+    url,
+    created,
+    changes,
+    unchanged,
+    skipped,
+    checkpoints,
+    left,
+    leftUntil,
+    commit,
+    committed,
+    sent,
+  } = pushed
   if (dryRun && created) yield `the repo ${repo} would be made`
   for (const change of changes) yield changed(change)
   for (const step of checkpoints) {
@@ -42,7 +56,7 @@ function* shown(pushed: Pushed, dryRun: boolean): Generator<string> {
     yield `-  ${plain(first!.path)}${more.length ? ` and ${more.length} more` : ""}: ${why}`
   }
   if (left.length)
-    yield `${counted(left.length, "checkpoint")} from step ${left[0]} on: push again in an hour, or --checkpoints folders`
+    yield `${counted(left.length, "checkpoint")} from step ${left[0]} on: push again after ${leftUntil}, or --checkpoints folders`
   const steps = checkpoints.filter((c) => c.changes.length).length
   const rest = unchanged ? `, ${unchanged} as they are there` : ""
   const what = `${counted(changes.length, "file")}${steps ? ` and ${counted(steps, "checkpoint")}` : ""}${rest}`

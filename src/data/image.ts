@@ -131,7 +131,10 @@ async function readFile(path: string, name: string): Promise<Uint8Array> {
     if (cause instanceof PrismaError) throw cause
     const code = cause instanceof Error && "code" in cause ? String(cause.code) : "unknown error"
     if (code === "ENOENT" || code === "ENOTDIR") {
-      fail("E_DATASET_GONE", `${name}: there is no such file (any more); list the images again`, { file: name, cause })
+      fail("E_DATASET_GONE", `${name}: there is no such file (any more); check the path, or list the images again`, {
+        file: name,
+        cause,
+      })
     }
     return fail("E_IO", `${name}: cannot be read (${code}); check the path and its permissions`, { file: name, cause })
   }

@@ -1,6 +1,6 @@
 /** @file The one module that speaks HTTP to a Hub: tries again what may be tried again, follows redirects by its own rules,
  * sends the token to its own host only, notices what stands still, and throws typed errors. */
-import { fail, keepSecret, PrismaError } from "../errors.ts"
+import { fail, keepSecret, PrismaError, withoutSecrets } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { version } from "../version.ts"
 import { clock as realClock, type Clock } from "./clock.ts"
@@ -82,10 +82,11 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       if (token !== undefined && !headers.has("authorization")) headers.set("authorization", `Bearer ${token}`)
       return headers
     }
-    const secrets = token === undefined ? [] : [token, encodeURIComponent(token), btoa(token)]
+    const isSecret = (value: string) =>
+      (token !== undefined && value.includes(token)) || withoutSecrets(value) !== value
     const foreign = [...headers].filter(([name, value]) => {
       const carriedOver = !first && (name === "authorization" || name === "cookie")
-      return carriedOver || secrets.some((secret) => value.includes(secret))
+      return carriedOver || isSecret(value)
     })
     for (const [name] of foreign) headers.delete(name)
     return headers
@@ -207,7 +208,7 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       return JSON.parse(text) as unknown
     } catch {
       const asked = askedOf(url, init.repo)
-      const got = `${cleaned(response.headers.get("content-type") ?? "nothing", token)}, ${quote(cleaned(text.slice(0, 65_536), token).slice(0, 40))}`
+      const got = `${cleaned(response.headers.get("content-type") ?? "nothing", token)}, ${quote(withoutSecrets(cleaned(text.slice(0, 65_536), token)).slice(0, 40))}`
       return fail("E_HUB_PROTOCOL", `${plainUrl(url)}: expected JSON, got ${got}; check the network and HF_ENDPOINT`, {
         url: plainUrl(asked.url),
         ...(asked.repo && { repo: asked.repo }),

@@ -61,9 +61,14 @@ export interface Skipped {
   readonly why: string
 }
 
+/** Characters that HFS+ takes no notice of in a name. */
+const UNSEEN = "[\\u200c-\\u200f\\u202a-\\u202e\\u206a-\\u206f\\ufeff]*"
+/** .git as HFS+ and NTFS may spell it: what git refuses by core.protectHFS and core.protectNTFS. */
+const DOT_GIT = new RegExp(`^${UNSEEN}${["\\.", "g", "i", "t", "$"].join(UNSEEN)}|^(\\.git|git~1)[ .]*(:|$)`, "i")
+
 /** Names of files and folders that stay here, and why. */
 const STAY: readonly (readonly [RegExp, string])[] = [
-  [/^\.git$/i, "belongs to git"],
+  [DOT_GIT, "belongs to git"],
   [/^\.(cache|huggingface|ipynb_checkpoints|vscode|idea|DS_Store)$|^(node_modules|__pycache__|Thumbs\.db)$/i, "belongs to a tool"], // prettier-ignore
   [/^\..*\.tmp-\d+-\w+$/, "is half written"],
   [/\.(incomplete|partial|part)$/, "is half written"],
@@ -141,8 +146,11 @@ async function checkUnchanged({ file, stamp }: LocalFile): Promise<void> {
 /** Where in the repo the folder's content goes. Errors: E_UNSAFE_PATH. */
 export function pathInRepo(path: string): string {
   const clean = safeRelPath(path.replace(/\/$/, ""), "the path in the repo")
-  if (!/(^|\/)\.git(\/|$)/i.test(clean)) return `${clean}/`
-  return fail("E_UNSAFE_PATH", `the path in the repo: ${quote(path)} lies in .git; choose another folder`)
+  if (!clean.split("/").some((part) => DOT_GIT.test(part))) return `${clean}/`
+  return fail(
+    "E_UNSAFE_PATH",
+    `the path in the repo: ${quote(path)} lies in .git, or in what some file systems take for it; choose another folder`,
+  )
 }
 
 /** Bytes that are looked at together, and how many of them again with the next. */

@@ -10,7 +10,7 @@ import { readError } from "../files/system-errors.ts"
 import { CHECKPOINTS, stepOf, tagOf } from "./checkpoints.ts"
 import { type Content, fileContent, listFolder, refuseSecrets, type Skipped, textContent } from "./push-folder.ts"
 
-/** Commits of checkpoints in one push: with that of the branch, and room, 20; the Hub takes 128 an hour of an account. */
+/** Commits of checkpoints in one push: with those of the repo's making and of the branch 20 (`HOURLY`). */
 export const MAX_STEPS = 18
 /** Bytes of a card that is read; the validator refuses less. */
 const MAX_CARD = 2 ** 22

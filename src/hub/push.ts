@@ -10,6 +10,7 @@ import { blobHash } from "./hash.ts"
 import { interrupted } from "./http-errors.ts"
 import { hubHttp, type HubHttp } from "./http.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
+import { HOURLY, recentCommits, waitFor } from "./push-budget.ts"
 import { commitFiles, type Committed } from "./push-commit.ts"
 import { type Content, pathInRepo, type Skipped } from "./push-folder.ts"
 import { type Large, uploadLarge } from "./push-large.ts"
@@ -72,8 +73,10 @@ export interface Pushed {
   readonly sent: number
   readonly skipped: readonly Skipped[]
   readonly checkpoints: readonly PushedStep[]
-  /** Checkpoints that wait for the next push, as a repo takes no more commits an hour. */
+  /** Checkpoints that wait for a later push, so that no more than 20 commits of the repo are made in an hour. */
   readonly left: readonly number[]
+  /** When they can go up, or the first 18 of them; undefined where none is left. */
+  readonly leftUntil?: string
 }
 
 const BRANCH = "checkpoints"
@@ -116,7 +119,7 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
     plan.contents,
     options.message ?? `Upload ${basename(resolve(folder))}`,
   )
-  const { done, left } = await push.steps(plan.steps, tags, main.commit)
+  const { done, ...rest } = await push.steps(plan.steps, tags, branch, main)
   return {
     repo: id,
     branch,
@@ -126,7 +129,7 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
     sent: push.sent,
     skipped: [...plan.skipped, ...ignored.map((path) => ({ path, why: "is named by the repo's .gitignore" }))],
     checkpoints: done,
-    left,
+    ...rest,
   }
 }
 
@@ -199,29 +202,53 @@ class Push {
     return { ...result, committed: true, commit }
   }
 
-  /** Checkpoints, each a commit with a tag. */
-  async steps(all: Plan["steps"], tags: ReadonlyMap<string, string>, from: string | undefined) {
+  /** Checkpoints, each a commit with a tag, after what went to a branch. */
+  async steps(
+    all: Plan["steps"],
+    tags: ReadonlyMap<string, string>,
+    branch: string,
+    { commit: from, changes: before }: { readonly commit?: string; readonly changes: readonly Change[] },
+  ) {
+    const { dryRun = false } = this.options
     const done: PushedStep[] = []
     const left: number[] = []
-    let commits = 0
+    let ages: number[] | undefined
     for (const { step, contents } of all) {
       const tag = tagOf(step)
       const tagged = tags.get(tag)
       const changes =
         tagged === undefined ? contents.map((c) => changeOf(c, new Map())) : await this.changed(contents, tagged)
-      if (!changes.length) done.push({ step, tag, ...(tagged !== undefined && { commit: tagged }), changes })
-      else if (commits === MAX_STEPS) left.push(step)
-      else if (this.options.dryRun) {
-        done.push({ step, tag, changes })
-        commits++
-      } else {
-        const { commit } = await this.branch(BRANCH, "", contents, `Step ${step}`, from)
-        await setTag(this.http, this.repo, tag, commit!, tagged)
-        done.push({ step, tag, ...(commit !== undefined && { commit }), changes })
-        commits++
+      if (!changes.length) {
+        done.push({ step, tag, ...(tagged !== undefined && { commit: tagged }), changes })
+        continue
       }
+      // A dry run has not made that of the branch.
+      ages ??= [...(await this.recent(branch)), ...(dryRun && before.length ? [0] : [])]
+      if (ages.length >= HOURLY) {
+        left.push(step)
+        continue
+      }
+      if (dryRun) {
+        done.push({ step, tag, changes })
+        ages.push(0)
+        continue
+      }
+      const { commit, committed } = await this.branch(BRANCH, "", contents, `Step ${step}`, from)
+      if (committed) ages.push(0)
+      await setTag(this.http, this.repo, tag, commit!, tagged)
+      done.push({ step, tag, ...(commit !== undefined && { commit }), changes })
     }
-    return { done, left }
+    if (!ages || !left.length) return { done, left }
+    const ms = waitFor(Math.min(left.length, MAX_STEPS), ages)
+    return { done, left, leftUntil: new Date(this.http.clock.now() + ms).toISOString() }
+  }
+
+  /** How long ago the repo's commits of the last hour were made; a repo begins with one. */
+  private async recent(branch: string): Promise<readonly number[]> {
+    if (!this.isThere) return [0]
+    const { branches } = await refsOf(this.http, this.repo, this.options.signal)
+    const some = new Set(["main", branch, BRANCH].filter((name) => branches.has(name)))
+    return recentCommits(this.http, this.repo, some, this.options.signal)
   }
 
   private async changed(contents: readonly Content[], commit: string): Promise<Change[]> {

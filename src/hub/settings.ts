@@ -3,7 +3,7 @@
 import { stat } from "node:fs/promises"
 import { homedir } from "node:os"
 import { join } from "node:path"
-import { fail } from "../errors.ts"
+import { fail, keepSecret } from "../errors.ts"
 import { readFully, withFile } from "../files/read.ts"
 import { quote } from "../tensor/quote.ts"
 import { plainUrl } from "./redirects.ts"
@@ -123,6 +123,7 @@ function checked(token: string, tokenFrom: string): { token?: string; tokenFrom?
   if (!/^[\x21-\x7e]+$/.test(token)) {
     fail("E_USAGE", `${tokenFrom}: holds a space or a character that no token has; copy the token again`)
   }
+  keepSecret(token) // from here on: an address that is none may hold it
   return { token, tokenFrom }
 }
 

@@ -8,7 +8,7 @@ import { show, type Tensor } from "../tensor/tensor.ts"
 import type { GraphView } from "./hooked-vit.ts"
 import type { Interventions } from "./interventions.ts"
 
-/** A value of the graph, summed if it is no scalar; or text: an output or hook with an index, "logits[:, 1]". */
+/** One number of the graph, or one of each image; or text: an output or hook with an index, "logits[:, 1]". */
 export type Metric = string | ((at: GraphView) => Value)
 
 export interface GradientOptions extends Pick<Interventions, "patch" | "edit" | "inputs"> {
@@ -27,9 +27,9 @@ export interface Gradients {
   readonly params: ReadonlyMap<string, Tensor<"float32">>
 }
 
-/** The metric as a scalar of the graph. Errors: E_INPUT, E_HOOK. */
+/** The metric as a scalar of the graph, over all images. Errors: E_INPUT, also for several numbers of an image; E_HOOK. */
 export function metricValue(metric: Metric, view: GraphView): Value {
-  const value = unsummed(metric, view)
+  const value = numberOf(metric, view)
   return sum(
     value,
     value.shape.map((_, i) => i),
@@ -38,7 +38,13 @@ export function metricValue(metric: Metric, view: GraphView): Value {
 
 /** The metric of each image, [batch]. Errors: those of `metricValue`; E_INPUT for one that mixes images. */
 export function imageMetric(metric: Metric, view: GraphView): Value {
-  const value = unsummed(metric, view)
+  numberOf(metric, view)
+  return imageTotal(metric, view)
+}
+
+/** All that a metric has of each image, summed, [batch]: a channel at all tokens. Errors: E_INPUT, E_HOOK. */
+export function imageTotal(metric: Metric, view: GraphView): Value {
+  const value = valueOf(metric, view)
   if (value.shape[0] !== "batch") {
     const got = show(value.shape)
     fail("E_INPUT", `the metric must be one of each image, with the images along its first axis, got ${got}`)
@@ -49,20 +55,19 @@ export function imageMetric(metric: Metric, view: GraphView): Value {
   )
 }
 
-/** A metric that is one number of each image as it stands, [batch]. Errors: those of `imageMetric`; E_INPUT for several. */
-export function scalarMetric(metric: Metric, view: GraphView): Value {
-  const { shape } = unsummed(metric, view)
-  if (shape.slice(1).some((size) => size !== 1)) {
-    const called = typeof metric === "string" ? `the metric ${quote(metric)}` : "the metric"
-    fail(
-      "E_INPUT",
-      `${called} must be one number of each image, got ${show(shape)}: index it, as "logits[:, 1]", or sum it`,
-    )
-  }
-  return imageMetric(metric, view)
+/** [], or one number along the first axis. */
+function numberOf(metric: Metric, view: GraphView): Value {
+  const value = valueOf(metric, view)
+  if (value.shape.slice(1).every((size) => size === 1)) return value
+  const called = typeof metric === "string" ? `the metric ${quote(metric)}` : "the metric"
+  const got = show(value.shape)
+  return fail(
+    "E_INPUT",
+    `${called} must be one number of each image, got ${got}: index it, as "logits[:, 1]", or sum it`,
+  )
 }
 
-function unsummed(metric: Metric, view: GraphView): Value {
+function valueOf(metric: Metric, view: GraphView): Value {
   if (typeof metric !== "string" && typeof metric !== "function") {
     fail("E_INPUT", `a metric is a text as "logits[:, 1]" or a function of the graph, got ${typeof metric}`)
   }

@@ -24,6 +24,8 @@ export interface DropRates {
  */
 export interface Rotary {
   readonly base: number
+  /** Where patches were dropped: which stayed, of what grid. */
+  readonly kept?: { readonly grid: readonly [number, number]; readonly patches: readonly number[] }
 }
 
 /** A stack of transformer blocks: both towers have one. Of the options that may be absent none is there then. */

@@ -17,17 +17,15 @@ export interface Turns {
  * The turns of `before` tokens that stay as they are and of a grid of patches. A patch's place is its centre, from -1 to
  * 1 along each edge; angle j of e/4 is 2 pi place / base^(4 j / e), first those of its row and then those of its column.
  */
-export function turnsOf(
-  { base }: Rotary,
-  before: number,
-  [rows, columns]: readonly [number, number],
-  e: number,
-): Turns {
+export function turnsOf({ base, kept }: Rotary, before: number, grid: readonly [number, number], e: number): Turns {
   const half = e / 2
-  const size = (before + rows * columns) * e
+  const [rows, columns] = kept?.grid ?? grid
+  const patches = kept?.patches ?? [...Array(rows * columns).keys()]
+  const size = (before + patches.length) * e
   const [cos, sin] = [new Float32Array(size).fill(1, 0, before * e), new Float32Array(size)]
   const centre = (i: number, n: number) => (2 * (i + 0.5)) / n - 1
-  for (let at = before * e, patch = 0; at < size; at += e, patch++) {
+  for (const [k, patch] of patches.entries()) {
+    const at = (before + k) * e
     const place = [centre(Math.floor(patch / columns), rows), centre(patch % columns, columns)] as const
     for (let i = 0; i < half; i++) {
       const [axis, j] = i < half / 2 ? [0 as const, i] : [1 as const, i - half / 2]
@@ -37,7 +35,7 @@ export function turnsOf(
       sin[at + i] = -sin[at + half + i]!
     }
   }
-  const shape = [before + rows * columns, 1, e]
+  const shape = [before + patches.length, 1, e]
   return { cos: float32(shape, cos), sin: float32(shape, sin) }
 }
 

@@ -2,6 +2,7 @@
  * @file Random numbers from a key and a counter: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as
  * 1, 2, 3", SC 2011). A stream's whole state is its name and how far it has been read, so any draw can be made again.
  */
+import { fail } from "../errors.ts"
 
 /** High and low 32 bits of the product of two 32-bit integers. */
 function mulHi(a: number, b: number): number {
@@ -43,8 +44,9 @@ export class Random {
   #left = 0
   #spare: number | undefined
 
-  /** `seed` a safe integer >= 0; `name` tells streams of one seed apart: "order:3", "init:head.weight". */
+  /** `name` tells streams of one seed apart: "order:3", "init:head.weight". Error: E_INPUT for no safe integer >= 0. */
   constructor(seed: number, name = "") {
+    if (!Number.isSafeInteger(seed) || seed < 0) fail("E_INPUT", `a seed is an integer from 0 on, got ${String(seed)}`)
     this.#key = [(seed >>> 0) ^ nameHash(name), (Math.floor(seed / 2 ** 32) ^ nameHash(`${name}#`)) >>> 0]
   }
 

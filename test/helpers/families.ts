@@ -49,6 +49,9 @@ export function targetsOf(
     ...(has("pooler_output")
       ? [{ target: { metric: "pooler_output[:, 3]" }, read: at("pooler_output", (r) => r[3]!) }]
       : []),
+    ...(has("image_embeds")
+      ? [{ target: { metric: "image_embeds[:, 3]" }, read: at("image_embeds", (r) => r[3]!) }]
+      : []),
     ...(has("last_hidden_state")
       ? [{ target: { metric: "last_hidden_state[:, 2, 3]" }, read: at("last_hidden_state", (r) => r[2 * d + 3]!) }]
       : []),

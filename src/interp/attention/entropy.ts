@@ -1,4 +1,5 @@
 /** @file How wide and how far heads look: entropy of a pattern and mean attention distance. */
+import { fail } from "../../errors.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
 import { asPattern } from "./patterns.ts"
 import type { TokenLayout } from "./tokens.ts"
@@ -53,6 +54,7 @@ export function patchDistances(
   { grid: [rows, columns], patchSize: [height, width] }: TokenLayout,
   unit: DistanceOptions["unit"] = "pixels",
 ): Float64Array {
+  if (unit !== "pixels" && unit !== "patches") fail("E_INPUT", `unit must be pixels or patches, got ${String(unit)}`)
   const n = rows * columns
   const [down, across] = unit === "pixels" ? [height, width] : [1, 1]
   return Float64Array.from({ length: n * n }, (_, i) => {

@@ -78,5 +78,7 @@ export function asPattern(given: Tensor) {
   const { shape, data } = expectFloat32(given, "a pattern")
   const [b, h, t, keys] = shape as [number, number, number, number]
   if (shape.length !== 4 || t !== keys) fail("E_INPUT", `a pattern must be [b, h, T, T], got ${show(shape)}`)
+  const wrong = data.findIndex((x) => !Number.isFinite(x))
+  if (wrong >= 0) fail("E_INPUT", `a pattern must hold finite numbers, got ${data[wrong]} at ${wrong}`)
   return { b, h, t, data }
 }

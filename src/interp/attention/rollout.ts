@@ -74,6 +74,9 @@ export function rollout(
   }
   if (from && from.length !== t)
     fail("E_INPUT", `rollout: from must have ${t} weights, one a token, got ${from.length}`)
+  const odd = from && Array.from(from).findIndex((x) => !Number.isFinite(x))
+  if (odd !== undefined && odd >= 0)
+    fail("E_INPUT", `rollout: from must hold finite numbers, got ${from![odd]} at ${odd}`)
   const rows = from ? 1 : t
   let carried = Array.from({ length: b }, () => (from ? Float64Array.from(from) : identity(t)))
   for (const layer of layers.toReversed()) {

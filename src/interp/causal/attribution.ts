@@ -11,7 +11,7 @@ import type { Value } from "../../graph/value.ts"
 import { matchHooks, type HookNames } from "../../model/hooks.ts"
 import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { GraphView, HookedViT } from "../hooked-vit.ts"
 import { whole } from "../inputs/batches.ts"
 import { imagesIn, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
@@ -37,6 +37,7 @@ export async function attributionPatching(
   { base, source, hooks, metric, steps = 1 }: AttributionOptions,
 ): Promise<ReadonlyMap<string, Tensor<"float32">>> {
   const names = matchHooks(model.hooks, hooks)
+  if (!names.length) fail("E_INPUT", 'no hook was named; one is "blocks.*.hook_resid_pre"')
   const n = imagesIn(model, base).shape[0]!
   const points = line(base, source, steps)
   const theirs = "zero" in source ? undefined : await sourceRows(model, source, n, n)(names, 0, n)
@@ -46,7 +47,7 @@ export async function attributionPatching(
   // Nothing but the sums leaves the graph: at a ViT-B/16 they are 1 % of the values.
   const outputs = (view: GraphView): Values => {
     const own = names.map(view.hook)
-    const value = sum(scalarMetric(metric, view), [0])
+    const value = sum(imageMetric(metric, view), [0])
     // (0 - base) gradient: one number's sign is turned, not that of every hook's sums.
     const slopes = grad(theirs ? value : neg(value), own)
     const along = (slope: Value, change: Value) => sum(mul(slope, change), [slope.shape.length - 1])

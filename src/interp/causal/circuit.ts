@@ -6,7 +6,7 @@
  */
 import { fail } from "../../errors.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { attributionPatching } from "./attribution.ts"
 import { curveOf, meanOf, type CurveOptions, type CurvePoint } from "./faithfulness.ts"
@@ -89,7 +89,7 @@ export async function runCircuit(
   )
   const { value } = await model.run(base, {
     hooks: functions,
-    outputs: (view) => ({ value: scalarMetric(metric, view) }),
+    outputs: (view) => ({ value: imageMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }

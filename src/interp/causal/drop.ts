@@ -4,10 +4,10 @@
  * The same weights over a shorter sequence (as arXiv:2111.06377's encoder runs), given the embeddings that stay.
  */
 import { fail } from "../../errors.ts"
-import { nPatches, nPrefix } from "../../model/config.ts"
+import { grid, nPatches, nPrefix } from "../../model/config.ts"
 import { float32, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import { HookedViT } from "../hooked-vit.ts"
 import { whole } from "../inputs/batches.ts"
 import { imagesIn, imagesOf, valuesAt } from "./sources.ts"
@@ -47,7 +47,10 @@ export async function withoutTokens(model: HookedViT, images: Tensor, tokens: re
   // An image of one row of patches has as many as stay; its pixels and positions are never read.
   const [ph, pw] = vision.patchSize
   const imageSize: readonly [number, number] = [ph, pw * (kept.length - prefix)]
-  const config = { ...model.config, vision: { ...vision, imageSize } }
+  // Places that are turned by, not added, stay those of the whole image.
+  const patchesKept = kept.filter((t) => t >= prefix).map((t) => t - prefix)
+  const rotary = vision.rotary && { ...vision.rotary, kept: { grid: grid(vision), patches: patchesKept } }
+  const config = { ...model.config, vision: { ...vision, imageSize, ...(rotary && { rotary }) } }
   const { weights, runtime, read } = model
   return {
     model: new HookedViT({ config, weights, runtime, read }),
@@ -80,7 +83,7 @@ export async function* dropTokens(model: HookedViT, options: DropOptions): Async
     for (let first = 0; first < n; first += batch) {
       const some = imagesOf(pixels, first, Math.min(n, first + batch))
       const { model: shorter, patch } = await withoutTokens(model, some, tokens)
-      const { value } = await shorter.run({}, { patch, outputs: (view) => ({ value: scalarMetric(metric, view) }) })
+      const { value } = await shorter.run({}, { patch, outputs: (view) => ({ value: imageMetric(metric, view) }) })
       values.push(...(value!.data as Float32Array))
     }
     const moments = new Moments(1)

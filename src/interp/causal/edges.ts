@@ -11,7 +11,7 @@ import type { Dim } from "../../graph/dims.ts"
 import { add, concat, constant, matmul, mul, reshape, slice, sub, sum, transpose } from "../../graph/ops.ts"
 import type { Value } from "../../graph/value.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT, RunOptions } from "../hooked-vit.ts"
 import type { Edit } from "../interventions.ts"
 import { receiverHook, type Receiver, type Sender } from "./path.ts"
@@ -163,7 +163,7 @@ export async function edgeSlopes(
     inputs: { [CHANGE]: change, ...gates(layout, n, () => 0) },
     outputs: (view) => {
       const slopes = grad(
-        sum(scalarMetric(metric, view), [0]),
+        sum(imageMetric(metric, view), [0]),
         readers.map((r) => view.hook(gate(r))),
       )
       return Object.fromEntries(readers.map((r, i) => [r.hook, slopes[i]!]))
@@ -192,7 +192,7 @@ export async function metricWithout(
     at: senderHooks(layout).filter((hook) => hook.endsWith("hook_result")),
     edit: edits(layout, (at, reads) => sub(slice(at(TO), 1, 0, reads), written(layout, scales, at, reads))),
     inputs: { [TO]: other, ...gates(layout, images.shape[0]!, (edge) => (cut(edge) ? 1 : 0)) },
-    outputs: (view) => ({ value: scalarMetric(metric, view) }),
+    outputs: (view) => ({ value: imageMetric(metric, view) }),
   }
   const { value } = await model.run(images, options)
   return Array.from(value!.data as Float32Array)

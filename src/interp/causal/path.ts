@@ -9,7 +9,7 @@ import { fail } from "../../errors.ts"
 import { add } from "../../graph/ops.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import type { ModelInput } from "../feeds.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { checkSite, writeSite, type Site } from "./sites.ts"
 import { imagesIn, sourceRows, valuesAt } from "./sources.ts"
@@ -69,7 +69,7 @@ export async function pathPatch(model: HookedViT, options: PathOptions): Promise
   const { value } = await model.run(base, {
     patch: Object.fromEntries(patch),
     ...(change && { inputs: { [CHANGE]: change }, edit: { [end]: (x, _, at) => add(x, at(CHANGE)) } }),
-    outputs: (view) => ({ value: scalarMetric(metric, view) }),
+    outputs: (view) => ({ value: imageMetric(metric, view) }),
   })
   return Array.from(value!.data as Float32Array)
 }

@@ -10,7 +10,7 @@ import { add, mul, scalar, sub } from "../../graph/ops.ts"
 import { Random } from "../../tensor/random.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { GraphView, HookedViT } from "../hooked-vit.ts"
 import { whole } from "../inputs/batches.ts"
 import type { Edit, Interventions } from "../interventions.ts"
@@ -71,7 +71,7 @@ export async function resample(model: HookedViT, images: Tensor, options: ScrubO
   const own = await valuesAt(model, pixels, hooksOf(flat(groups)))
   const clean = meanOf(await measure(model, pixels, metric))
   const value = async (chosen: readonly Chosen[]) => {
-    const outputs = (view: GraphView) => ({ value: scalarMetric(metric, view) })
+    const outputs = (view: GraphView) => ({ value: imageMetric(metric, view) })
     const got = await model.run(pixels, { ...replacing(model, own, chosen), outputs })
     return meanOf(Array.from(got["value"]!.data as Float32Array))
   }

@@ -7,7 +7,7 @@ import { fail } from "../../errors.ts"
 import { float32, size, type Tensor } from "../../tensor/tensor.ts"
 import { Moments } from "../estimate.ts"
 import { inputValues, type ModelInput } from "../feeds.ts"
-import { scalarMetric, type Metric } from "../gradients.ts"
+import { imageMetric, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { whole } from "../inputs/batches.ts"
 import { checkSite, siteName, writeSite, type Site } from "./sites.ts"
@@ -41,10 +41,12 @@ export interface SweepRow {
 const CONFIDENCE = 0.95
 /** Bytes of cached values that are held at once. */
 const HELD = 256 * 2 ** 20
+/** Sites for which the values of all images may be computed again: two passes are 1/8 of these sites' own runs, or less. */
+const WORTH = 32
 
 /** The metric of each image, without any intervention. Errors: E_INPUT, E_HOOK. */
 export async function measure(model: HookedViT, given: ModelInput, metric: Metric): Promise<number[]> {
-  const { value } = await model.run(given, { outputs: (view) => ({ value: scalarMetric(metric, view) }) })
+  const { value } = await model.run(given, { outputs: (view) => ({ value: imageMetric(metric, view) }) })
   return Array.from(value!.data as Float32Array)
 }
 
@@ -53,14 +55,16 @@ export async function measure(model: HookedViT, given: ModelInput, metric: Metri
  *
  * What lies below a site's block is not computed: the run starts from that block's cached input, so a patch at layer l of
  * L costs about (L - l) / L of a run. All sites of a hook share one session; what is held does not grow with their number.
- * Errors: E_HOOK and E_INPUT for sites, sources and metrics that cannot be, before anything runs; E_INTERRUPTED once
- * `signal` is aborted, after the last whole row.
+ * Rows come one by one where the values of all images fit into memory together, else some sites at a time.
+ * Errors: E_HOOK and E_INPUT for sites, sources and metrics that cannot be, before anything runs, and for `done` whose first
+ * row is not what this experiment gives; E_INTERRUPTED once `signal` is aborted, after the last whole row.
  */
 export async function* sweep(model: HookedViT, experiment: Experiment): AsyncGenerator<SweepRow, void, void> {
   const { base, source, sites, batch = 8, done = [], signal, onProgress } = experiment
   const images = imagesIn(model, base)
   const { pixel_values: _, ...rest } = inputValues(model.config, base)
   whole("batch", batch, 4096)
+  if (!sites.length) fail("E_INPUT", "no site was named; sitesOf(model, hook, by) lists those of a hook")
   for (const site of sites) checkSite(model, site)
   const n = images.shape[0]!
   const from = sourceRows(model, source, n, batch)
@@ -72,23 +76,20 @@ export async function* sweep(model: HookedViT, experiment: Experiment): AsyncGen
   const known = new Map(done.map((row) => [siteName(row.site), row]))
   const step = Math.min(n, batch)
 
+  const shared = { ...experiment, images, rest, from, step, perRun: Math.max(1, Math.floor(batch / step)) }
+  const again = sites.find((s) => known.has(siteName(s)))
+  if (again)
+    for await (const row of rowsOf(model, { ...shared, sites: [again] })) expectSame(known.get(siteName(again))!, row)
+
   let finished = 0
-  for (const hooks of held(model, sites, step)) {
+  for (const hooks of held(model, sites, n, step)) {
     const own = sites.filter((s) => hooks.includes(s.hook))
     const fresh = own.filter((s) => !known.has(siteName(s)))
     const old = own.flatMap((s) => known.get(siteName(s)) ?? [])
     onProgress?.((finished += old.length), sites.length)
     yield* old
-    const work = {
-      ...experiment,
-      images,
-      rest,
-      sites: fresh,
-      from,
-      step,
-      perRun: Math.max(1, Math.floor(batch / step)),
-    }
-    for await (const row of rowsOf(model, work)) {
+    const onPart = (part: number) => onProgress?.(finished + Math.floor(part * fresh.length), sites.length)
+    for await (const row of rowsOf(model, { ...shared, sites: fresh, onPart })) {
       onProgress?.((finished += 1), sites.length)
       yield row
       if (signal?.aborted) fail("E_INTERRUPTED", `the sweep was stopped after ${finished} of ${sites.length} sites`)
@@ -104,10 +105,23 @@ interface Work extends Experiment {
   /** Images, and sites, that run at once. */
   readonly step: number
   readonly perRun: number
+  /** Told what part of the work is done, where rows do not come one by one. */
+  readonly onPart?: (part: number) => void
+}
+
+/** Rows that were computed on another number of threads differ in their last digits. */
+function expectSame(was: SweepRow, is: SweepRow): void {
+  const at = is.values.findIndex((x, i) => !(Math.abs(x - was.values[i]!) <= 1e-3 * Math.max(1, Math.abs(x))))
+  if (at < 0) return
+  const [got, here] = [was.values[at], is.values[at]]
+  fail(
+    "E_INPUT",
+    `done: ${siteName(is.site)} has ${got} for image ${at}, this experiment gives ${here}: these rows are of another`,
+  )
 }
 
 /** The rows of sites whose hooks' values fit into memory together. */
-async function* rowsOf(model: HookedViT, { images, sites, metric, from, step, perRun, rest, signal }: Work) {
+async function* rowsOf(model: HookedViT, { images, sites, metric, from, step, perRun, rest, signal, onPart }: Work) {
   if (!sites.length) return
   const n = images.shape[0]!
   const hooks = [...new Set(sites.map((s) => s.hook))]
@@ -117,28 +131,49 @@ async function* rowsOf(model: HookedViT, { images, sites, metric, from, step, pe
     return Array.from({ length: Math.ceil(here.length / perRun) }, (_, i) => here.slice(i * perRun, (i + 1) * perRun))
   })
   const values = new Map(sites.map((site) => [site, new Float64Array(n)]))
-  for (let first = 0; first < n; first += step) {
+  const partOf = async (first: number) => {
     const end = Math.min(n, first + step)
     const pixels = imagesOf(images, first, end)
     const ours = await valuesAt(model, { ...rest, pixel_values: pixels }, needed)
-    const theirs = await from(hooks, first, end)
+    return { first, pixels, rest, ours, theirs: await from(hooks, first, end) }
+  }
+  const run = async ({ first, ...part }: Awaited<ReturnType<typeof partOf>>, some: readonly Site[]) => {
+    if (signal?.aborted) fail("E_INTERRUPTED", "the sweep was stopped")
+    const got = await patched(model, metric, { ...part, sites: some })
+    const m = got.length / some.length
+    for (const [j, site] of some.entries()) values.get(site)!.set(got.subarray(j * m, (j + 1) * m), first)
+  }
+  const firsts = Array.from({ length: Math.ceil(n / step) }, (_, i) => i * step)
+  if (fits(model, hooks, n)) {
+    const parts = []
+    for (const first of firsts) parts.push(await partOf(first))
     for (const some of runs) {
-      if (signal?.aborted) fail("E_INTERRUPTED", "the sweep was stopped")
-      const got = await patched(model, metric, { pixels, rest, ours, theirs, sites: some })
-      for (const [j, site] of some.entries())
-        values.get(site)!.set(got.subarray(j * (end - first), (j + 1) * (end - first)), first)
-      if (end === n) for (const site of some) yield rowOf(site, values.get(site)!)
+      for (const part of parts) await run(part, some)
+      for (const site of some) yield rowOf(site, values.get(site)!)
+    }
+    return
+  }
+  for (const first of firsts) {
+    const part = await partOf(first)
+    for (const [i, some] of runs.entries()) {
+      await run(part, some)
+      onPart?.((first / step + (i + 1) / runs.length) / firsts.length)
     }
   }
+  for (const site of sites) yield rowOf(site, values.get(site)!)
 }
 
-/** Hooks whose values, and those that their blocks start from, are held together. */
-function held(model: HookedViT, sites: readonly Site[], images: number): string[][] {
+/** Do these hooks' values, the sources' and those that their blocks start from fit into memory for so many images? */
+const fits = (model: HookedViT, hooks: readonly string[], images: number): boolean =>
+  model.cacheBytes({ names: hooks.flatMap((h) => [h, ...entryOf(model, h)]), batch: images }) * 2 <= HELD
+
+/** Hooks that are held together: for all images, or for those that run at once while their sites are few. */
+function held(model: HookedViT, sites: readonly Site[], images: number, step: number): string[][] {
   const groups: string[][] = []
   for (const hook of new Set(sites.map((s) => s.hook))) {
     const last = groups.at(-1)
-    const names = [...(last ?? []), hook].flatMap((h) => [h, ...entryOf(model, h)])
-    if (last && model.cacheBytes({ names, batch: images }) * 2 <= HELD) last.push(hook)
+    const isFew = last !== undefined && sites.filter((s) => last.includes(s.hook)).length < WORTH
+    if (last && fits(model, [...last, hook], isFew ? step : images)) last.push(hook)
     else groups.push([hook])
   }
   return groups
@@ -170,9 +205,9 @@ async function patched(model: HookedViT, metric: Metric, { pixels, rest, ours, t
     )
   }
   if (entry) patch[entry] = repeated(ours.get(entry)!, n, sites.length)
-  // Without an entry the run begins at the images.
-  const given = entry || isWhole(hook) ? rest : { ...rest, pixel_values: repeated(pixels, n, sites.length) }
-  const { value } = await model.run(given, { patch, outputs: (view) => ({ value: scalarMetric(metric, view) }) })
+  // Not read where an entry is given and the metric lies behind it.
+  const given = { ...rest, pixel_values: repeated(pixels, n, sites.length) }
+  const { value } = await model.run(given, { patch, outputs: (view) => ({ value: imageMetric(metric, view) }) })
   return value!.data as Float32Array
 }
 

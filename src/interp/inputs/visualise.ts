@@ -30,7 +30,7 @@ import { build } from "../../model/model.ts"
 import { noRequests } from "../../model/scope.ts"
 import { Random } from "../../tensor/random.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
-import { imageMetric, type Metric } from "../gradients.ts"
+import { imageTotal, type Metric } from "../gradients.ts"
 import type { HookedViT } from "../hooked-vit.ts"
 import { amplitudes, BASES, shifted, type Parametrisation } from "./bases.ts"
 import { whole } from "./batches.ts"
@@ -143,7 +143,7 @@ function stepGraph(model: HookedViT, objective: Metric, options: VisualiseOption
     weight: (name: string) => built.scope.params.get(name),
     sizes: new Map<string, number>(),
   }
-  const score = imageMetric(objective, view)
+  const score = imageTotal(objective, view)
   const penalty = add(mul(fromGrey(raw), scalar(l2)), mul(variation(raw, [h, w]), scalar(totalVariation)))
   const slope = grad(sum(sub(score, penalty), [0]), [z])[0]!
   const { beta1, beta2, eps } = ADAM

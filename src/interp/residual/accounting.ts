@@ -93,6 +93,7 @@ export async function neuronRows(
   const neurons = only ?? [...Array(m).keys()]
   const wrong = neurons.find((n) => !Number.isInteger(n) || n < 0 || n >= m)
   if (wrong !== undefined) fail("E_INPUT", `there is no neuron ${wrong}; layer ${i} has neurons 0 to ${m - 1}`)
+  if (!neurons.length) fail("E_INPUT", `no neuron was named; layer ${i} has neurons 0 to ${m - 1}`)
   if (cfg.norm === "post") fail("E_INPUT", "this model norms its hidden neurons (post-norm): they do not write alone")
   const bytes = 4 * neurons.length * b * t * cfg.dModel
   if (bytes > maxBytes) {

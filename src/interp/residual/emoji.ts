@@ -46,7 +46,8 @@ export function emojiGrid(
   if (prefix < 0 || k < 1) {
     fail("E_INPUT", `a lens of ${t} tokens and the ${k} largest classes has no ${rows} x ${columns} patches to show`)
   }
-  if (!(stream >= 0 && stream < n && image >= 0 && image < b)) {
+  const within = (i: number, size: number) => Number.isInteger(i) && i >= 0 && i < size
+  if (!within(stream, n) || !within(image, b)) {
     fail("E_INPUT", `the lens has streams 0 to ${n - 1} of images 0 to ${b - 1}, got ${stream} of ${image}`)
   }
   const best = (patch: number): number => lens.top.index.data[((stream * b + image) * t + prefix + patch) * k]!

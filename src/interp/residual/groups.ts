@@ -1,5 +1,6 @@
 /** @file Shares added up: by component, head, layer or token. Each grouping sums to the output, like the components. */
 import { fail } from "../../errors.ts"
+import { quote } from "../../tensor/quote.ts"
 import type { LogitAttribution, Component } from "./attribution.ts"
 
 /**
@@ -37,9 +38,11 @@ const NAMES: { readonly [G in Exclude<Grouping, "token" | "source">]: (c: Compon
 export function sharesBy({ components }: LogitAttribution, by: Grouping): Share[] {
   if (by === "token") return byToken(components, "tokens", "behind the tokens")
   if (by === "source") return byToken(components, "sources", "not by heads")
+  const nameOf = Object.hasOwn(NAMES, by) ? NAMES[by] : undefined
+  if (!nameOf) return fail("E_INPUT", `shares are by token, source, ${Object.keys(NAMES).join(", ")}, got ${quote(by)}`)
   const sums = new Map<string, number>()
   for (const c of components) {
-    const name = NAMES[by](c)
+    const name = nameOf(c)
     sums.set(name, (sums.get(name) ?? 0) + c.value)
   }
   return [...sums].map(([name, value]) => ({ name, value }))

@@ -124,6 +124,7 @@ function streamsOf({ nLayers, attnOnly }: VisionConfig, { layers, mid = false }:
       `stream ${layer} does not exist; 0 to ${nLayers - 1} are what the layers read, ${nLayers} is the end`,
     )
   }
+  if (Array.isArray(layers) && !layers.length) fail("E_HOOK", `no stream was named; there are 0 to ${nLayers}`)
   const wanted = new Set((layers === undefined ? undefined : [layers].flat().map(at)) ?? Array(nLayers + 1).keys())
   return [...Array(nLayers + 1).keys()]
     .filter((i) => wanted.has(i))

@@ -18,7 +18,7 @@ import {
   sum,
 } from "../../graph/ops.ts"
 import type { Value } from "../../graph/value.ts"
-import type { ModelConfig, TextConfig } from "../../model/config.ts"
+import type { Activation, ModelConfig, TextConfig } from "../../model/config.ts"
 import { activations } from "../../model/layers.ts"
 import { quote } from "../../tensor/quote.ts"
 import { expectFloat32, float32, show, type Tensor } from "../../tensor/tensor.ts"
@@ -58,17 +58,29 @@ export function linearTower({ config, weights, runtime }: HookedViT, tower: Towe
   return new HookedViT({ config: { ...config, vision, text: undefined, dual: undefined }, weights, runtime })
 }
 
-/** The view of such a tower with the outputs that the model has: u act(u) / u, the quotient taken for a constant. */
-export function readable(view: GraphView, { vision }: ModelConfig): GraphView {
-  const u = view.outputs["pooler_output"]
-  if (!vision.pooler || !u) return view
-  const nonzero = add(u, cast(equal(u, scalar(0)), "float32"))
+/**
+ * The view of such a tower with the outputs that the model has: u act(u) / u, and embeddings over their length, quotient
+ * and length taken for constants.
+ */
+export function readable(view: GraphView, { vision, dual }: ModelConfig): GraphView {
+  const { pooler_output: u, image_embeds: e } = view.outputs
+  const quotient = (x: Value, act: Activation) => div(activations[act](x), add(x, cast(equal(x, scalar(0)), "float32")))
   const outputs: Values = {
     ...view.outputs,
-    pooler_output: mul(u, detach(div(activations[vision.pooler](u), nonzero))),
+    ...(u && vision.pooler && { pooler_output: mul(u, detach(quotient(u, vision.pooler))) }),
+    ...(e && dual && { image_embeds: div(e, lengthOf(e)) }),
   }
-  return { ...view, outputs, hook: (name) => outputs[name] ?? view.hook(name) }
+  const hook = (name: string): Value => {
+    if (dual && PAIRS.has(name))
+      fail("E_INPUT", `${name} is of both towers: attribute { embeds }, the logit with embeddings of the other tower`)
+    return outputs[name] ?? view.hook(name)
+  }
+  return { ...view, outputs, hook }
 }
+
+const PAIRS: ReadonlySet<string> = new Set(["logits_per_image", "logits_per_text", "text_embeds"])
+
+const lengthOf = (e: Value): Value => detach(sqrt(sum(mul(e, e), [-1], true)))
 
 /** The numbers that a target names. Errors: E_INPUT for what this model or tower does not have. */
 export async function readouts(model: HookedViT, target: Target, tower: Tower, ids?: Tensor): Promise<Readout[]> {
@@ -145,8 +157,7 @@ async function embeddingReadouts(
   const row = (i: number): Float32Array => rows.subarray(i * width, (i + 1) * width)
   const read = (direction: Float32Array) => (view: GraphView) => {
     const e = tower ? textEmbedding(view, model.config.text!, ids!) : view.outputs["image_embeds"]!
-    const length = detach(sqrt(sum(mul(e, e), [-1], true)))
-    return mul(total(div(mul(e, constant(float32([width], direction))), length)), scalar(scale))
+    return mul(total(div(mul(e, constant(float32([width], direction))), lengthOf(e))), scalar(scale))
   }
   if (difference) {
     if (n !== 2) fail("E_INPUT", `the difference of embeddings wants [2, ${width}], got ${show(embeds.shape)}`)
