@@ -17,6 +17,7 @@ import {
 } from "../src/index.ts"
 import { Moments } from "../src/interp/estimate.ts"
 import { flowNetwork, type Edge } from "../src/interp/attention/max-flow.ts"
+import { mixedBySorting, near, square, times } from "./helpers/attention.ts"
 import { mulberry32 } from "./helpers/causality.ts"
 import { reference, root } from "./helpers/cli.ts"
 import { thrown } from "./helpers/thrown.ts"
@@ -32,45 +33,6 @@ function pattern(b: number, h: number, t: number): Tensor<"float32"> {
     return row.map((x) => x / sum)
   })
   return float32([b, h, t, t], rows.flat())
-}
-
-/** [query][key] of one head. */
-const square = ({ shape, data }: Tensor, image: number, head: number): number[][] => {
-  const [, h, t] = shape as [number, number, number]
-  const from = (image * h + head) * t * t
-  return Array.from({ length: t }, (_, q) => [...(data as Float32Array).subarray(from + q * t, from + (q + 1) * t)])
-}
-const times = (a: number[][], b: number[][]): number[][] =>
-  a.map((row) => b[0]!.map((_, j) => row.reduce((s, x, k) => s + x * b[k]![j]!, 0)))
-
-/** A layer's matrix as the paper and the options say it, in another way. */
-function mixedBySorting(layer: Tensor, image: number, fusion: "mean" | "max" | "min", ratio: number, w: number) {
-  const heads = Array.from({ length: layer.shape[1]! }, (_, h) => square(layer, image, h))
-  const t = heads[0]!.length
-  const fuse = { max: Math.max, min: Math.min, mean: (...x: number[]) => x.reduce((a, b) => a + b) / x.length }[fusion]
-  const cells = Array.from({ length: t * t }, (_, i) => ({
-    i,
-    x: fuse(...heads.map((m) => m[Math.floor(i / t)]![i % t]!)),
-  }))
-  const lowest = new Set(
-    cells
-      .toSorted((a, b) => a.x - b.x || a.i - b.i)
-      .slice(0, Math.floor(ratio * t * t))
-      .map((c) => c.i),
-  )
-  return Array.from({ length: t }, (_, q) => {
-    const row = Array.from({ length: t }, (__, k) => {
-      const kept = lowest.has(q * t + k) ? 0 : cells[q * t + k]!.x
-      return (1 - w) * kept + (q === k ? w : 0)
-    })
-    const sum = row.reduce((a, x) => a + x, 0)
-    return row.map((x) => (sum ? x / sum : x))
-  })
-}
-
-function near(got: ArrayLike<number>, want: readonly number[], digits = 5): void {
-  expect(got.length).toBe(want.length)
-  for (const [i, x] of want.entries()) expect(got[i], String(i)).toBeCloseTo(x, digits)
 }
 
 describe("rollout", () => {

@@ -263,6 +263,34 @@ describe("circuits of a model", () => {
     expect(measured).toHaveLength((h * h * n * (n - 1)) / 2)
   })
 
+  it.each(circuits.COMPOSITIONS)("%s-composition of folded weights has norm and LayerScale in it", async (kind) => {
+    const model = await loadPretrained(reference("timm-deit3"), { threads: 1 })
+    const { nHeads: h, dHead: e, dModel: d } = model.config.vision
+    const weight = async (layer: number, name: string) => (await model.weight(`blocks.${layer}.${name}`)).data
+    const read = async (layer: number, which: "Q" | "K" | "V", head: number) => {
+      const [w, gain] = [await weight(layer, `attn.W_${which}`), await weight(layer, "ln1.weight")]
+      const rows = rowsOf(w.subarray(head * d * e, (head + 1) * d * e), e).map((row, i) => row.map((x) => x * gain[i]!))
+      return rows.map((row) => row.map((x, j) => x - rows.reduce((s, other) => s + other[j]! / d, 0)))
+    }
+    const ov = async (layer: number, head: number) => {
+      const [w, gamma] = [await weight(layer, "attn.W_O"), await weight(layer, "ls1.gamma")]
+      const rows = rowsOf(w.subarray(head * e * d, (head + 1) * e * d), d).map((row) =>
+        row.map((x, j) => x * gamma[j]!),
+      )
+      return times(await read(layer, "V", head), rows)
+    }
+    const { scores } = await circuits.compositionScores(model, kind, { fold: true })
+    for (let from = 0; from < h; from++) {
+      for (let to = 0; to < h; to++) {
+        const x = await ov(0, from)
+        const [a, b] = kind === "K" ? (["K", "Q"] as const) : (["Q", "K"] as const)
+        const y = kind === "V" ? await ov(1, to) : times(await read(1, a, to), flip(await read(1, b, to)))
+        const want = length(times(x, y)) / length(x) / length(y)
+        expect(scores.data[(from * model.config.vision.nLayers + 1) * h + to]).toBeCloseTo(want, 5)
+      }
+    }
+  })
+
   it("have a baseline that is the mean over turned circuits: over all signed permutations it is exact", () => {
     const d = 3
     const [x, y] = [times(draw(d, 2), draw(2, d)), times(draw(d, 2), draw(2, d))]

@@ -122,20 +122,6 @@ describe("the lens", async () => {
     await clip.release()
   })
 
-  it("takes a sigmoid where the model was trained with one", async () => {
-    const family = FAMILIES.find((f) => f.name === "hf-siglip")
-    if (!family) return
-    await withFamily(family, async (siglip, { pixel_values, input_ids }) => {
-      const { text_embeds, logits_per_image } = await siglip.run({ pixel_values, input_ids: input_ids! })
-      const lens = await logitLens(
-        siglip,
-        { pixel_values },
-        { at: "pooled", layers: [-1], embeds: text_embeds, classes: [0] },
-      )
-      expect(lens.probability.data[0]).toBeCloseTo(1 / (1 + Math.exp(-(logits_per_image.data as Float32Array)[0]!)), 5)
-    })
-  })
-
   it("is shown as emoji of the patches", async () => {
     const lens = await logitLens(model, images, { top: 1 })
     const rows = emojiGrid(lens, [4, 4], { image: 1 })

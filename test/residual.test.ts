@@ -1,6 +1,6 @@
 /** @file The residual stream taken apart: what was written sums to the stream, heads and neurons to what their layer wrote. */
 import { describe, expect, it } from "vitest"
-import { float32, loadPretrained, type ResidualStack, type Tensor } from "../src/index.ts"
+import { float32, loadPretrained, type HookedViT, type ResidualStack, type Tensor } from "../src/index.ts"
 import { reference } from "./helpers/cli.ts"
 import { FAMILIES, noise, withFamily } from "./helpers/families.ts"
 
@@ -69,6 +69,115 @@ describe("accounting", () => {
       expectClose(summed(all), cache.text.residPost(1))
       expectClose(summed(await cache.text.applyFinalNorm(all)), cache.text.lnFinal())
     })
+  })
+})
+
+/** Each row of a stack by its label. */
+const rowsOf = ({ labels, stack }: ResidualStack): [string, Float32Array][] => {
+  const n = stack.data.length / labels.length
+  return labels.map((label, i) => [label, stack.data.subarray(i * n, (i + 1) * n)])
+}
+
+/** What some of the values made [.., width] add to the stream through their columns of a weight [d, width], scaled. */
+function written(made: Tensor, { shape, data }: Tensor, gamma: Tensor | undefined, columns: readonly number[]): Tensor {
+  const [d, width] = shape as [number, number]
+  const rows = made.data.length / width
+  return float32(
+    [rows, d],
+    Float32Array.from({ length: rows * d }, (_, i) => {
+      const [row, j] = [Math.floor(i / d), i % d]
+      const sum = columns.reduce((s, k) => s + Number(made.data[row * width + k]) * Number(data[j * width + k]), 0)
+      return sum * Number(gamma?.data[j] ?? 1)
+    }),
+  )
+}
+
+describe("every row by loops", () => {
+  const count = (n: number) => [...Array(n).keys()]
+  const cases: [string, string, "" | "text."][] = [
+    ["the digits' mouse", "model-cards/mnist", ""],
+    ["LayerScale and registers", reference("timm-dinov2-registers"), ""],
+    ["a norm before the blocks", reference("hf-clip-eos-2"), ""],
+    ["a text tower", reference("hf-clip-eos-2"), "text."],
+    ["LayerScale in a text tower", reference("open-clip-layerscale-bias"), "text."],
+  ]
+  const opened = async (folder: string, tower: "" | "text.") => {
+    const model: HookedViT = await loadPretrained(folder, { threads: 1 })
+    const { vision, text } = model.config
+    const images = noise([2, vision.nChannels, ...vision.imageSize], 4)
+    const ids = { dtype: "int32", shape: [2, 4], data: Int32Array.of(0, 5, 6, 2, 0, 7, 3, 2) } as const
+    const { cache } = await model.runWithCache(tower ? { input_ids: ids } : images)
+    return { model, cfg: tower ? text! : vision, cache: tower ? cache.text : cache }
+  }
+
+  it.each(cases)("%s", async (_, folder, tower) => {
+    const { model, cfg, cache } = await opened(folder, tower)
+    const { nHeads: h, dHead: e, dModel: d, dMlp: m } = cfg
+    const gamma = async (i: number, which: string) =>
+      cfg.layerScale ? model.weight(`${tower}blocks.${i}.${which}.gamma`) : undefined
+
+    const all = cache.decomposeResidual()
+    const parts = new Map(rowsOf(all))
+    const heads = rowsOf(await cache.headResults())
+    expect(heads.map(([label]) => label)).toEqual(
+      count(cfg.nLayers).flatMap((i) => count(h).map((head) => `L${i}H${head}`)),
+    )
+    for (const i of count(cfg.nLayers)) {
+      expect(parts.get(`${i}_attn_out`)).toEqual(cache.attnOut(i).data)
+      expect(parts.get(`${i}_mlp_out`)).toEqual(cache.mlpOut(i).data)
+      const wo = await model.weight(`${tower}blocks.${i}.attn.out.weight`)
+      for (const head of count(h)) {
+        const columns = count(e).map((k) => head * e + k)
+        expectClose(heads[i * h + head]![1], written(cache.z(i), wo, await gamma(i, "ls1"), columns))
+      }
+      const neurons = rowsOf(await cache.neuronResults(i))
+      expect(neurons.map(([label]) => label)).toEqual(count(m).map((n) => `L${i}N${n}`))
+      const out = await model.weight(`${tower}blocks.${i}.mlp.out.weight`)
+      for (const n of [0, 1, m - 1]) {
+        expectClose(neurons[n]![1], written(cache.mlpPost(i), out, await gamma(i, "ls2"), [n]))
+      }
+    }
+
+    const scale = cache.lnFinalScale().data as Float32Array
+    const [w, b] = await Promise.all(["weight", "bias"].map((kind) => model.weight(`${tower}ln_final.${kind}`)))
+    const read = rowsOf(await cache.applyFinalNorm(all))
+    expect(read.map(([label]) => label)).toEqual([...all.labels, "ln_final_bias"])
+    const token = (i: number) => Math.floor(i / d)
+    for (const [label, got] of read.slice(0, -1)) {
+      const x = parts.get(label)!
+      const means = count(x.length / d).map((t) => x.subarray(t * d, (t + 1) * d).reduce((s, v) => s + v, 0) / d)
+      const want = x.map((v, i) => ((v - means[token(i)]!) / scale[token(i)]!) * w!.data[i % d]!)
+      expectClose(got, float32([want.length], want))
+    }
+    expect(read.at(-1)![1]).toEqual(read[0]![1].map((_, i) => b!.data[i % d]!))
+    await model.release()
+  })
+
+  it("of the embeddings is what stands at its tokens", async () => {
+    const { model, cfg, cache } = await opened("model-cards/mnist", "")
+    const d = cfg.dModel
+    const rows = new Map(rowsOf(cache.decomposeResidual(0)))
+    const [embed, pos, cls] = [cache.embed().data, cache.posEmbed().data, (await model.weight("embed.cls")).data]
+    const n = rows.get("embed")!.length
+    expect(n).toBe(2 * 17 * d)
+    const at = (value: (image: number, t: number, j: number) => number) =>
+      float32(
+        [n],
+        Float32Array.from({ length: n }, (_, i) => value(Math.floor(i / d / 17), Math.floor(i / d) % 17, i % d)),
+      )
+    expectClose(
+      rows.get("embed")!,
+      at((b, t, j) => (t ? Number(embed[(b * 16 + t - 1) * d + j]) : 0)),
+    )
+    expectClose(
+      rows.get("cls_token")!,
+      at((_, t, j) => (t ? 0 : cls[j]!)),
+    )
+    expectClose(
+      rows.get("pos_embed")!,
+      at((_, t, j) => Number(pos[t * d + j])),
+    )
+    await model.release()
   })
 })
 

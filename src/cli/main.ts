@@ -5,7 +5,7 @@ import { PrismaError } from "../errors.ts"
 import { version } from "../version.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { withBatch, withJobs } from "./batch-options.ts"
-import { asksForJson, positiveInt, report, wholeNumber, withFormat, withModel } from "./output.ts"
+import { asksForJson, milliseconds, positiveInt, report, wholeNumber, withFormat, withModel } from "./output.ts"
 import { withPictures, withResults } from "./pictures.ts"
 
 /** Comma-separated names, but for commas inside braces; the option may be repeated. */
@@ -231,6 +231,7 @@ withFormat(program.command("push"))
   .option("--path <path>", "a folder of the repo; by default its root")
   .addOption(new Option("--checkpoints <how>", "of a run (docs/upload.md)").choices(["revisions", "folders", "none"]))
   .option("--dry-run", "send nothing, show what would be sent")
+  .option("--wait <seconds>", "how long a busy Hub may ask to wait (120)", milliseconds)
   .action(async (folder, repo, options) => (await import("./push.ts")).push(folder, repo, options))
 
 withResults(program.command("saliency"))

@@ -13,6 +13,7 @@ export interface ModelOptions {
   readonly revision?: string
   readonly cacheDir?: string
   readonly offline?: boolean
+  readonly wait?: number
   readonly allowPickle?: boolean
   readonly device: Device
   readonly threads?: number
@@ -26,6 +27,9 @@ export function positiveInt(text: string): number {
   if (Number.isInteger(n) && n >= 1) return n
   throw new InvalidArgumentError("It must be a whole number of at least 1.")
 }
+
+/** Seconds as milliseconds, for commander. */
+export const milliseconds = (text: string): number => 1000 * positiveInt(text)
 
 /** A whole number from 0 on, for commander. */
 export function wholeNumber(text: string): number {
@@ -76,6 +80,7 @@ export const withModel = (command: Command, { jsonFile: toFile = false } = {}): 
     .option("--revision <name>", "branch, tag or commit of a repo (main)")
     .option("--cache-dir <dir>", "the Hub cache to use")
     .option("--offline", "ask no server: a repo must be in the cache")
+    .option("--wait <seconds>", "how long a busy Hub may ask to wait (120)", milliseconds)
     .option("--allow-pickle", "read PyTorch pickles where there is no safetensors; nothing in them is run")
     .addOption(new Option("--device <name>", "execution provider").choices(DEVICES).default("cpu"))
     .option("--threads <n>", "threads inside one operator", positiveInt)

@@ -11,6 +11,7 @@ export interface PushCommandOptions {
   readonly path?: string
   readonly checkpoints?: NonNullable<PushOptions["checkpoints"]>
   readonly dryRun?: boolean
+  readonly wait?: number
   readonly format: "human" | "json"
 }
 

@@ -3,7 +3,7 @@
 import { type ErrorCode, type ErrorPlace, fail, PrismaError } from "../errors.ts"
 import { quote } from "../tensor/quote.ts"
 import { plainUrl } from "./redirects.ts"
-import { isRetried, wished } from "./retry.ts"
+import { isRetried, MAX_WAIT, wished } from "./retry.ts"
 
 /** What was asked, for messages. */
 export interface Asked {
@@ -29,7 +29,9 @@ export async function statusError(response: Response, asked: Asked): Promise<nev
   const [code, what] = meaning(status, headers.get("x-error-code") ?? "", said, asked)
   const url = plainUrl(asked.url)
   const wish = wished(headers, Date.now())
-  const asks = wish === undefined ? "" : `; it asks to wait ${Math.ceil(wish / 1000)} s`
+  const seconds = Math.ceil((wish ?? 0) / 1000)
+  const asks =
+    wish === undefined ? "" : `; it asks to wait ${seconds} s${wish > MAX_WAIT ? ` (--wait ${seconds} does)` : ""}`
   const inWords = said ? `; it says ${quote(said)}` : ""
   return fail(
     code,

@@ -20,6 +20,8 @@ export interface HubHttpOptions {
   readonly send?: typeof fetch
   /** Told in one line why a request waits. */
   readonly onWait?: (text: string) => void
+  /** Milliseconds that the pauses of one request may take together; 120,000. */
+  readonly wait?: number | undefined
 }
 
 export interface HubInit extends RequestInit {
@@ -178,7 +180,8 @@ export function hubHttp(options: HubHttpOptions): HubHttp {
       // What stood still may do so again.
       const next = failed && got.code === "E_HUB_TIMEOUT" ? (init.stall ?? STALL) : 0
       const late = failed && clock.now() - began + ms + next > MAX_WAIT
-      if (!again || late || waited + ms > MAX_WAIT) throw failed ? got : await statusThrown(got, asked)
+      if (!again || late || waited + ms > (options.wait ?? MAX_WAIT))
+        throw failed ? got : await statusThrown(got, asked)
       if (!failed) discard(got)
       waited += ms
       const why = failed ? got.code : `HTTP ${got.status}`

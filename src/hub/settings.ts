@@ -18,6 +18,8 @@ export interface HubOptions {
   readonly cacheDir?: string | undefined
   /** Ask no server. */
   readonly offline?: boolean | undefined
+  /** Milliseconds that a request may wait for a Hub that is busy and says for how long; 120,000. */
+  readonly wait?: number | undefined
 }
 
 export interface HubSettings {
@@ -26,6 +28,7 @@ export interface HubSettings {
   /** What the token was read from: "HF_TOKEN", a file's path, ... */
   readonly tokenFrom?: string
   readonly cacheDir: string
+  readonly wait?: number
   readonly offline: boolean
   /** Make copies in place of links. */
   readonly noSymlinks: boolean
@@ -60,6 +63,7 @@ export async function hubSettings(given: HubOptions = {}, env: Env = process.env
     endpoint: endpointOf(given.endpoint, env),
     ...found,
     cacheDir: given.cacheDir ?? cacheFolder(env),
+    ...(given.wait !== undefined && { wait: given.wait }),
     offline,
     noSymlinks: flag("HF_HUB_DISABLE_SYMLINKS"),
     noProgress: flag("HF_HUB_DISABLE_PROGRESS_BARS"),

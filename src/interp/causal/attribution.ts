@@ -14,7 +14,7 @@ import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
 import { imageMetric, type Metric } from "../gradients.ts"
 import type { GraphView, HookedViT } from "../hooked-vit.ts"
 import { whole } from "../inputs/batches.ts"
-import { imagesIn, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
+import { imagesIn, imagesOf, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
 
 export interface AttributionOptions {
   /** Images [n, c, H, W]: the run in which values are thought to be replaced. */
@@ -23,6 +23,8 @@ export interface AttributionOptions {
   readonly source: Source
   readonly hooks: HookNames
   readonly metric: Metric
+  /** Images that run at once: 8. */
+  readonly batch?: number
   /** Gradients along the line from base to source, averaged: 1 is the gradient at the base alone. Needs `source.run`. */
   readonly steps?: number
 }
@@ -34,15 +36,49 @@ export interface AttributionOptions {
  */
 export async function attributionPatching(
   model: HookedViT,
-  { base, source, hooks, metric, steps = 1 }: AttributionOptions,
+  { base, source, hooks, metric, steps = 1, batch = 8 }: AttributionOptions,
 ): Promise<ReadonlyMap<string, Tensor<"float32">>> {
+  whole("batch", batch, 4096)
   const names = matchHooks(model.hooks, hooks)
   if (!names.length) fail("E_INPUT", 'no hook was named; one is "blocks.*.hook_resid_pre"')
   const n = imagesIn(model, base).shape[0]!
   const points = line(base, source, steps)
-  const theirs = "zero" in source ? undefined : await sourceRows(model, source, n, n)(names, 0, n)
+  const from = "zero" in source ? undefined : sourceRows(model, source, n, batch)
+  const parts: ReadonlyMap<string, Tensor<"float32">>[] = []
+  for (let first = 0; first < n; first += batch) {
+    const end = Math.min(n, first + batch)
+    const of = (t: Tensor) => imagesOf(t, first, end)
+    const theirs = await from?.(names, first, end)
+    parts.push(await attributed(model, { base: of(base), points: points.map(of), theirs, names, metric }))
+    // Made for this alone; a cache is the caller's, and means are those of the next images too.
+    if (theirs && ("run" in source || "resample" in source)) model.runtime.giveBack([...theirs.values()])
+  }
+  return parts.length === 1 ? parts[0]! : new Map(names.map((name) => [name, joined(parts.map((p) => p.get(name)!))]))
+}
+
+/** One after another along the first axis. */
+function joined(parts: readonly Tensor<"float32">[]): Tensor<"float32"> {
+  const out = new Float32Array(parts.reduce((sum, { data }) => sum + data.length, 0))
+  let at = 0
+  for (const { data } of parts) {
+    out.set(data, at)
+    at += data.length
+  }
+  return float32([parts.reduce((sum, { shape }) => sum + shape[0]!, 0), ...parts[0]!.shape.slice(1)], out)
+}
+
+interface Part {
+  readonly base: Tensor
+  readonly points: readonly Tensor[]
+  readonly theirs: Rows | undefined
+  readonly names: readonly string[]
+  readonly metric: Metric
+}
+
+/** Of images that run at once. */
+async function attributed(model: HookedViT, { base, points, theirs, names, metric }: Part) {
   // Along a line the difference stays that of its ends.
-  const ours = steps === 1 ? undefined : await valuesAt(model, base, names)
+  const ours = points.length === 1 ? undefined : await valuesAt(model, base, names)
   const inputs = { ...fed(SOURCE, theirs), ...fed(BASE, ours) }
   // Nothing but the sums leaves the graph: at a ViT-B/16 they are 1 % of the values.
   const outputs = (view: GraphView): Values => {
@@ -71,8 +107,7 @@ export async function attributionPatching(
       means.set(name, points.length === 1 ? t : float32(t.shape, t.data.map(mean)))
     }
   }
-  // Made for this alone; a cache is the caller's.
-  if (!("cache" in source)) model.runtime.giveBack([...(theirs?.values() ?? []), ...(ours?.values() ?? [])])
+  if (ours) model.runtime.giveBack([...ours.values()])
   return means
 }
 
