@@ -1,8 +1,7 @@
-/** @file Attribution patching, path patching, circuits and corruptions, each against explicit runs or plain loops. */
+/** @file Attribution patching, path patching and circuits, each against explicit runs or plain loops. */
 import { afterAll, describe, expect, it } from "vitest"
 import { attributionPatching } from "../src/interp/causal/attribution.ts"
 import { findCircuit, runCircuit } from "../src/interp/causal/circuit.ts"
-import { addNoise, blur, fillMean, swapRegion } from "../src/interp/causal/corruptions.ts"
 import { noise } from "../src/interp/causal/patching.ts"
 import { pathPatch, type Receiver, type Sender } from "../src/interp/causal/path.ts"
 import { measure } from "../src/interp/causal/sweep.ts"
@@ -341,55 +340,5 @@ describe("a circuit", () => {
     for (const { effect } of ranking.slice(3)) expect(effect).toBeCloseTo(0, 6)
     expect(curve).toHaveLength(4)
     expect(curve[3]!.faithfulness).toBeCloseTo(1, 3)
-  })
-})
-
-describe("corruptions", () => {
-  const x = float32(
-    [1, 2, 4, 5],
-    Float32Array.from({ length: 40 }, (_, i) => i),
-  )
-  const y = float32(
-    [1, 2, 4, 5],
-    Float32Array.from({ length: 40 }, (_, i) => 100 + i),
-  )
-  const region = { top: 1, left: 2, height: 2, width: 2 }
-  const within = (i: number) => [7, 8, 12, 13].includes(i % 20)
-
-  it("swap a region", () => {
-    expect(Array.from(swapRegion(x, y, region).data)).toEqual(Array.from(x.data, (v, i) => (within(i) ? v + 100 : v)))
-  })
-  it("fill a region with its mean, channel by channel", () => {
-    expect(Array.from(fillMean(x, region).data)).toEqual(
-      Array.from(x.data, (v, i) => (within(i) ? (i < 20 ? 10 : 30) : v)),
-    )
-  })
-  it("add noise of the deviation that is asked for, the same for a seed", () => {
-    const big = float32([1, 1, 100, 100], new Float32Array(10_000))
-    const { data } = addNoise(big, 2, 3)
-    expect(addNoise(big, 2, 3).data).toEqual(data)
-    expect(addNoise(big, 2, 4).data).not.toEqual(data)
-    expect(Math.sqrt(data.reduce((s, v) => s + v * v, 0) / 1e4)).toBeCloseTo(2, 1)
-  })
-  it("blur: a constant stays, a point becomes the Gaussian's product", () => {
-    const flat = blur(float32([1, 1, 6, 7], new Float32Array(42).fill(3)), 1.5)
-    for (const v of flat.data) expect(v).toBeCloseTo(3, 5)
-    const point = float32([1, 1, 15, 15], new Float32Array(225))
-    point.data[7 * 15 + 7] = 1
-    const { data } = blur(point, 1)
-    const g = [-3, -2, -1, 0, 1, 2, 3].map((k) => Math.exp(-(k * k) / 2))
-    const total = g.reduce((a, b) => a + b)
-    expect(data[5 * 15 + 8]!).toBeCloseTo((g[1]! * g[4]!) / total ** 2, 6)
-    expect(data[7 * 15 + 7]!).toBeCloseTo((g[3]! * g[3]!) / total ** 2, 6)
-  })
-  it("refuse a region outside", () => {
-    expect(() => fillMean(x, { top: 3, left: 0, height: 2, width: 1 })).toThrow(/outside the 4x5 image/)
-    for (const top of [0.5, NaN]) {
-      expect(() => swapRegion(x, y, { ...region, top })).toThrow(/outside the 4x5 image/)
-    }
-  })
-  it.each([-1, NaN, Infinity])("refuse a deviation of %d", (deviation) => {
-    expect(() => addNoise(x, deviation)).toThrow(/a number of at least 0, got/)
-    expect(() => blur(x, deviation)).toThrow(/above 0 and at most the image's 5 pixels, got/)
   })
 })
