@@ -1,19 +1,26 @@
 /** @file The page in a real browser: what lights up under the pointer and the keys is what the pattern says, cell by cell. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { existsSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { pathToFileURL } from "node:url"
-import { chromium, type Browser, type Page } from "playwright-core"
+import type { Browser, Page } from "playwright-core"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { float32 } from "../src/tensor/tensor.ts"
 import { SCALES } from "../src/viewer/colour.ts"
 import { encodeView, type ViewInput } from "../src/viewer/encode.ts"
 import { viewHtml } from "../src/viewer/page.ts"
+import {
+  CHROMIUM,
+  frameFigures,
+  frames,
+  frameText,
+  hover,
+  launched,
+  middle,
+  opened,
+  settled,
+  type Opened,
+} from "./helpers/browser.ts"
 import { landscape, madeUp } from "./helpers/views.ts"
-
-const CHROMIUM = "/usr/bin/chromium"
-const FLAGS =
-  "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 const scratch = mkdtempSync(join(tmpdir(), "vit-prisma-page-"))
 afterAll(() => rmSync(scratch, { recursive: true }))
@@ -23,7 +30,6 @@ const looksAt = (t: number, layer: number, head: number, query: number): number 
   (query * 5 + head * 3 + layer * 7 + 2) % t
 
 /** What runs in the page, as text: these tests are checked without a browser's types. */
-const TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 const LIT = `([rows, columns, nth, r, g, b]) => {
   const canvas = document.querySelectorAll("canvas.picture")[nth]
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
@@ -43,7 +49,7 @@ interface Known {
 }
 
 /** A view whose every row is one token. */
-function known({ grid, special, layers, heads }: Known): ViewInput {
+function known({ grid, special, layers, heads }: Known, names = ["one", "two"]): ViewInput {
   const t = grid[0] * grid[1] + special.length
   const layer = (l: number) => {
     const data = new Float32Array(heads * t * t)
@@ -56,45 +62,20 @@ function known({ grid, special, layers, heads }: Known): ViewInput {
     title: "Known",
     grid,
     special,
-    images: [
-      { name: "one", pixels, patterns },
-      { name: "two", pixels, patterns },
-    ],
+    images: names.map((name) => ({ name, pixels, patterns })),
   }
 }
 
 describe.skipIf(!existsSync(CHROMIUM))(`the page in Chromium (${CHROMIUM})`, () => {
   let browser: Browser
   beforeAll(async () => {
-    browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS.split(" ") })
+    browser = await launched()
   })
   afterAll(() => browser?.close())
 
-  /** Open a page of this HTML; whatever it asks of the network or says in error is kept. */
-  async function open(html: string, dark = false) {
-    const file = join(scratch, `${Math.random()}.html`)
-    writeFileSync(file, html)
-    const page = await browser.newPage({
-      viewport: { width: 1400, height: 1000 },
-      colorScheme: dark ? "dark" : "light",
-      reducedMotion: "reduce",
-    })
-    const asked: string[] = []
-    const said: string[] = []
-    page.on("request", (r) => asked.push(r.url()))
-    // These tests read canvases, which a reader's page does not.
-    page.on("console", (m) => m.text().includes("willReadFrequently") || said.push(m.text()))
-    page.on("pageerror", (e) => said.push(e.message))
-    await page.goto(pathToFileURL(file).href)
-    await page.waitForSelector("#main:not([hidden]), #fatal:not([hidden])")
-    await settled(page)
-    return { page, asked, said }
-  }
+  const open = (html: string, dark = false) => opened(browser, html, join(scratch, `${Math.random()}.html`), dark)
   const openView = async (view: ViewInput, dark = false, bytes = 100_000_000) =>
     open(await viewHtml(await encodeView(view, { attentionBytes: bytes })), dark)
-
-  /** Two frames: one in which a change is drawn, and one after it. */
-  const settled = (page: Page) => page.evaluate(TWO_FRAMES)
 
   /** Which patches of the nth image are drawn in the last colour of the scale; the map must be opaque. */
   async function lit(page: Page, [rows, columns]: readonly [number, number], nth = 0): Promise<number[]> {
@@ -103,13 +84,6 @@ describe.skipIf(!existsSync(CHROMIUM))(`the page in Chromium (${CHROMIUM})`, () 
     return page.evaluate<number[]>(`(${LIT})(${JSON.stringify([rows, columns, nth, ...last])})`)
   }
 
-  const middle = async (page: Page, [rows, columns]: readonly [number, number], patch: number) => {
-    const box = (await page.locator("canvas.picture").first().boundingBox())!
-    return [
-      box.x + (((patch % columns) + 0.5) * box.width) / columns,
-      box.y + ((Math.floor(patch / columns) + 0.5) * box.height) / rows,
-    ] as const
-  }
   const opaque = async (page: Page) => {
     await page.locator("#opacity").fill("1")
     await page.locator("#opacity").blur()
@@ -122,17 +96,17 @@ describe.skipIf(!existsSync(CHROMIUM))(`the page in Chromium (${CHROMIUM})`, () 
   describe.each([
     ["14 x 14 patches and a class token", { grid: [14, 14], special: ["CLS"], layers: 3, heads: 4 }],
     ["9 x 16 patches and no special token", { grid: [9, 16], special: [], layers: 2, heads: 3 }],
-    ["37 x 37 patches and five", { grid: [37, 37], special: ["CLS", "R1", "R2", "R3", "R4"], layers: 1, heads: 2 }],
+    ["37 x 37 patches and five", { grid: [37, 37], special: ["CLS", "R1", "R2", "R3", "R4"], layers: 2, heads: 6 }],
   ] as const)("with %s", (_, sizes) => {
     const { grid, special, layers, heads } = sizes
     const [s, t] = [special.length, grid[0] * grid[1] + special.length]
     let page: Page
-    let opened: Awaited<ReturnType<typeof open>>
+    let shown: Opened
     beforeAll(async () => {
-      opened = await openView(known(sizes))
-      page = opened.page
+      shown = await openView(known(sizes, ["one"]))
+      page = shown.page
       await opaque(page)
-    })
+    }, 60_000)
     afterAll(() => page.close())
     /** The patch that a query looks at, if it is one. */
     const wanted = (layer: number, head: number, query: number) =>
@@ -176,11 +150,9 @@ describe.skipIf(!existsSync(CHROMIUM))(`the page in Chromium (${CHROMIUM})`, () 
       expect(await lit(page, grid)).toEqual(wanted(layers - 1, 0, s + 2 * grid[1] + 3))
       await page.keyboard.press("l")
       expect(await lit(page, grid)).toEqual(wanted(layers - 1, 1, s + 2 * grid[1] + 3))
-      if (layers > 1) {
-        await page.keyboard.press("[")
-        expect(await lit(page, grid)).toEqual(wanted(layers - 2, 1, s + 2 * grid[1] + 3))
-        await page.keyboard.press("]")
-      }
+      await page.keyboard.press("[")
+      expect(await lit(page, grid)).toEqual(wanted(layers - 2, 1, s + 2 * grid[1] + 3))
+      await page.keyboard.press("]")
       await page.keyboard.press("h")
       for (let up = 0; up < 4; up++) await page.keyboard.press("ArrowUp")
       expect(await reading(page)).toBe(s ? `From ${special[Math.min(3, s - 1)]!} (held)` : "From patch (0, 3) (held)")
@@ -201,9 +173,24 @@ describe.skipIf(!existsSync(CHROMIUM))(`the page in Chromium (${CHROMIUM})`, () 
       expect(await page.locator("#pattern-caption").textContent()).toContain("\u2192")
     })
 
+    it("draws while the pointer moves and the slider and keys change the layer", async () => {
+      const times = await frames(page, async () => {
+        const last = await hover(page, grid, 50)
+        for (let l = 0; l < layers; l++) {
+          await page.locator("#layer").fill(String(l))
+          expect(await lit(page, grid)).toEqual(wanted(l, heads - 1, s + last))
+        }
+        await page.locator("#layer").blur()
+        for (const key of ["[", "[", "]", "]", "ArrowRight", "ArrowDown", "Escape"]) await page.keyboard.press(key)
+      })
+      const figures = frameFigures(times)
+      console.info(`${layers} x ${heads} heads at ${grid.join(" x ")} patches, ${frameText(figures)}`)
+      expect(figures.median).toBeLessThan(100)
+    })
+
     it("asks nothing of the network and says nothing in error", () => {
-      expect(opened.asked.filter((url) => !/^(file|data):/.test(url))).toEqual([])
-      expect(opened.said).toEqual([])
+      expect(shown.asked.filter((url) => !/^(file|data):/.test(url))).toEqual([])
+      expect(shown.said).toEqual([])
     })
   })
 

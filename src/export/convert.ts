@@ -1,11 +1,11 @@
 /** @file A checkpoint as a folder that transformers.js, plain onnxruntime and this package load. */
-import { copyFile, link, mkdir, readdir, realpath, stat } from "node:fs/promises"
+import { copyFile, link, mkdir, readdir, readFile, realpath, stat } from "node:fs/promises"
 import { isAbsolute, join, relative, resolve, sep } from "node:path"
 import { isDeepStrictEqual } from "node:util"
 import { convertCheckpoint } from "../../converters/index.ts"
 import { fail } from "../errors.ts"
 import { publishFolder, writeFileAtomic } from "../files/atomic.ts"
-import { readJson } from "../files/json.ts"
+import { jsonLike, readJson } from "../files/json.ts"
 import { writeManifest } from "../files/manifest.ts"
 import { openSafetensors, readTensor, writeSafetensors } from "../files/safetensors-file.ts"
 import type { Shape } from "../graph/dims.ts"
@@ -106,9 +106,11 @@ async function writeWeights({ source: { checkpoint } }: LoadedViT, temp: string)
 
 async function writeConfigs(model: LoadedViT, temp: string): Promise<void> {
   const { folder, configFile, configJson } = model.source
-  if (configFile !== "config.json") await copyFile(join(folder, configFile), join(temp, configFile))
-  const config = transformersConfig(model, configFile === "config.json" ? configJson : {})
-  await writeFileAtomic(join(temp, "config.json"), text(config))
+  const isOurs = configFile === "config.json"
+  if (!isOurs) await copyFile(join(folder, configFile), join(temp, configFile))
+  const config = transformersConfig(model, isOurs ? configJson : {})
+  const source = isOurs ? await readFile(join(folder, configFile), "utf8") : "{}"
+  await writeFileAtomic(join(temp, "config.json"), jsonLike(config, source))
   for (const name of TOKENIZER) await copied(folder, name, temp)
   await writeProcessor(model, temp)
 }
@@ -141,17 +143,16 @@ async function writeProcessor(model: LoadedViT, temp: string): Promise<void> {
   const preprocessing = usablePreprocessing(model)
   if (!preprocessing) return copied(folder, PROCESSOR, temp)
   const there = (await readdir(folder)).includes(PROCESSOR)
-  const own = Object(there ? await readJson(join(folder, PROCESSOR), RULES) : {}) as Readonly<Record<string, unknown>>
+  const path = join(folder, PROCESSOR)
+  const own = Object(there ? await readJson(path, RULES) : {}) as Readonly<Record<string, unknown>>
   const type = own["image_processor_type"] ?? own["feature_extractor_type"]
   const steps = { ...transformersProcessor(preprocessing), ...(type !== undefined && { image_processor_type: type }) }
   const spelt = { ...own, image_processor: undefined, ...steps } // nested, it would go before the steps
   if (isDeepStrictEqual(spelt, { image_processor: undefined, ...own })) return copied(folder, PROCESSOR, temp)
-  await writeFileAtomic(join(temp, PROCESSOR), text(spelt))
+  await writeFileAtomic(join(temp, PROCESSOR), jsonLike(spelt, there ? await readFile(path, "utf8") : "{}"))
 }
 
 const RULES = { limit: 2 ** 24, malformed: "E_PREPROC", tooLarge: "E_PREPROC" } as const
-
-const text = (value: unknown): string => `${JSON.stringify(value, undefined, 2)}\n`
 
 /** With `force` a folder is replaced: not the one that is read. */
 async function refuseToReplaceSource({ source }: LoadedViT, folder: string): Promise<void> {

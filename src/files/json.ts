@@ -53,3 +53,32 @@ function nestsDeeper(text: string, depth: number): boolean {
   }
   return false
 }
+
+/** A string or a number of JSON. */
+const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g
+/** A number on its way through strings: a character that no config has, and how it was written. */
+const MARK = "\u0001"
+
+/**
+ * JSON of `value` in which a number that `source`, a JSON text, has at the same place is written as there: JavaScript has no
+ * 1.0, and a config of transformers 5 takes no 1 where it wants a float.
+ */
+export function jsonLike(value: unknown, source: string): string {
+  const plain = source.replace(/^\uFEFF/, "")
+  const literals = JSON.parse(plain.replaceAll(TOKEN, (t) => (t.startsWith('"') ? t : `"\\u0001${t}"`))) as unknown
+  const marked = JSON.stringify(asWritten(value, literals), undefined, 2)
+  return `${marked.replaceAll(/"\\u0001([-+.\deE]+)"/g, "$1")}\n`
+}
+
+function asWritten(value: unknown, literals: unknown): unknown {
+  if (typeof value === "number")
+    return typeof literals === "string" && literals.startsWith(MARK) && Number(literals.slice(1)) === value
+      ? literals
+      : value
+  if (typeof value !== "object" || value === null) return value
+  const there = Object(literals) as Readonly<Record<string, unknown>>
+  if (Array.isArray(value)) return value.map((x, i) => asWritten(x, there[i]))
+  return Object.fromEntries(
+    Object.entries(value).map(([key, x]) => [key, asWritten(x, Object.hasOwn(there, key) ? there[key] : undefined)]),
+  )
+}
