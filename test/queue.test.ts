@@ -8,11 +8,11 @@ import { Queue } from "bullmq"
 import { Redis } from "ioredis"
 import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
-import { openBullmq } from "../src/jobs/bullmq.ts"
+import { type Bullmq, openBullmq } from "../src/jobs/bullmq.ts"
 import { type Job, jobFrom, type JobValue } from "../src/jobs/job.ts"
 import { privateBytes } from "../src/jobs/memory.ts"
 import { optional } from "../src/jobs/optional.ts"
-import { idOf } from "../src/jobs/queue-runner.ts"
+import { idOf, QUEUE_NAME } from "../src/jobs/queue-runner.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 import { breakingWay } from "./helpers/breaking.ts"
@@ -257,21 +257,25 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
   )
 })
 
-describe.skipIf(!SERVERS[0]!.here)("a job that two workers have at once", () => {
+describe.each(SERVERS)("a job that two workers of $name have at once", ({ name, here, open: begin }) => {
+  const out = `twice-out-${name}`
   let server: TestServer
   let hub: TestHub
-  let queue: Queue
-  let connection: Redis
+  let queue: Bullmq["queue"]
   beforeAll(async () => {
-    open.push((server = await SERVERS[0]!.open()))
-    hub = await startHub({ root: at("hub") })
+    if (!here) return
+    open.push((server = await begin()))
+    hub = await startHub({ root: at(`hub-${name}`) })
     open.push({ remove: () => hub.close() })
-    connection = new Redis(server.url, { maxRetriesPerRequest: null })
-    queue = new Queue("vit-prisma", { connection })
-    open.unshift({ remove: () => queue.close().finally(() => connection.disconnect()) })
+    const named = await serverAt(server.url)
+    await reach(named)
+    const bull = await openBullmq(named, QUEUE_NAME, () => {})
+    queue = bull.queue
+    open.unshift({ remove: () => bull.close() })
   })
-  const pushing = () => ({ HF_ENDPOINT: hub.url, HF_TOKEN: "hf_write", HF_HUB_OFFLINE: "0", HF_HUB_CACHE: at("cache") })
-  const begin = (more: Readonly<Record<string, string>>) => {
+  const cache = at(`cache-${name}`)
+  const pushing = () => ({ HF_ENDPOINT: hub.url, HF_TOKEN: "hf_write", HF_HUB_OFFLINE: "0", HF_HUB_CACHE: cache })
+  const working = (more: Readonly<Record<string, string>>) => {
     const begun = startWorker(["--queue", server.url, "--root", scratch, ...SHORT], { ...pushing(), ...more })
     workers.add(begun.child)
     void begun.ended.then(() => workers.delete(begun.child))
@@ -279,20 +283,21 @@ describe.skipIf(!SERVERS[0]!.here)("a job that two workers have at once", () => 
   }
   const job = (slug: string): Job => {
     const model = makeModel(at("twice", slug), 3)
-    return { kind: "convert", name: slug, model, out: at("twice-out"), slug, push: "owner" }
+    return { kind: "convert", name: slug, model, out: at(out), slug, push: "owner" }
   }
   const ended = (id: string) => queue.getJob(id).then(async (found) => ({ state: await found?.getState(), value: found?.returnvalue as unknown })) // prettier-ignore
   const commits = (slug: string) => hub.commits(`owner/${slug}`).length
   const posted = (slug: string) =>
     hub.requests.filter(({ method, path }) => method === "POST" && path.includes(`/owner/${slug}/commit/`)).length
 
-  it("is made and pushed once; the second finds it done", { timeout: 60_000 }, async () => {
+  it.skipIf(!here)("is made and pushed once; the second finds it done (QU-01)", { timeout: 60_000 }, async () => {
     writeFileSync(env.PUBLISHED, "")
-    const both = [begin(env), begin(env)]
+    rmSync(`${env.PUBLISHED}.gate`, { force: true })
+    const both = [working(env), working(env)]
     const data = { job: job("killer-gate") }
     await queue.addBulk(["first", "second"].map((jobId) => ({ name: "x", data, opts: { jobId } })))
     await Promise.all(both.map((w) => w.says("begins killer-gate")))
-    const half = () => folderNames("twice-out").filter((n) => n.startsWith(".killer-gate.tmp-")).length
+    const half = () => folderNames(out).filter((n) => n.startsWith(".killer-gate.tmp-")).length
     await until(() => half() > 0)
     // One is in the midst of it; for as long as a process takes to begin, the other is not.
     const late = performance.now() + 2000
@@ -310,17 +315,17 @@ describe.skipIf(!SERVERS[0]!.here)("a job that two workers have at once", () => 
     expect(published()).toEqual(["killer-gate"])
     // That of the repo's making, and ours.
     expect([commits("killer-gate"), posted("killer-gate")]).toEqual([2, 1])
-    expect(folderNames("twice-out").sort()).toEqual([".batch", "killer-gate"])
+    expect(folderNames(out).sort()).toEqual([".batch", "killer-gate"])
   })
 
-  it("is left by the worker that has lost it, and that worker goes on", { timeout: 60_000 }, async () => {
-    const half = () => folderNames("twice-out").some((n) => n.startsWith(".killer-late.tmp-"))
-    const first = begin(env)
+  it.skipIf(!here)("is left by the worker that has lost it, and that worker goes on", { timeout: 60_000 }, async () => {
+    const half = () => folderNames(out).some((n) => n.startsWith(".killer-late.tmp-"))
+    const first = working(env)
     await queue.add("x", { job: job("killer-late") }, { jobId: "late" })
     await until(half)
     // It stands still and shows no sign of life, while its process goes on.
     first.child.kill("SIGSTOP")
-    const second = begin({})
+    const second = working({})
     await second.says("begins killer-late")
     first.child.kill("SIGCONT")
     await first.says("lost late")
@@ -328,7 +333,7 @@ describe.skipIf(!SERVERS[0]!.here)("a job that two workers have at once", () => 
     second.child.kill("SIGTERM")
     expect(await second.ended).toBe(143)
     expect([(await ended("late")).state, half()]).toEqual(["completed", false])
-    expect(await checkManifest(at("twice-out/killer-late"))).toBe(true)
+    expect(await checkManifest(at(out, "killer-late"))).toBe(true)
     expect([commits("killer-late"), posted("killer-late")]).toEqual([2, 1])
     await queue.add("x", { job: job("next") }, { jobId: "next" })
     await first.says("done next")

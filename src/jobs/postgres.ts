@@ -1,4 +1,5 @@
 /** @file Connections to PostgreSQL for a queue; the only import of pg (https://node-postgres.com). */
+import { Socket } from "node:net"
 import type { DatabaseError } from "pg"
 import { loadBullmq } from "./bullmq.ts"
 import { optional } from "./optional.ts"
@@ -6,6 +7,9 @@ import type { QueueServer } from "./server.ts"
 
 /** Milliseconds until a server that does not answer counts as down. */
 const CONNECT = 5000
+
+/** Milliseconds until a server that does not answer a farewell, or what was asked before, is left without. */
+const FAREWELL = 1000
 
 const DRIVER = "pg@8"
 
@@ -16,9 +20,15 @@ const SCHEMA = "bullmq"
 export async function postgresServer(url: string): Promise<QueueServer> {
   const pg = (await optional(() => import("pg"), "--queue postgres://", `bullmq@6 ${DRIVER}`)).default
   const { createPostgresBackend, runMigrations } = await loadBullmq(DRIVER)
+  const backend: typeof createPostgresBackend = (...given) => {
+    const made = createPostgresBackend(...given)
+    // BullMQ looks once whether its tables are there, which probe() made, and where that fails it fails for ever.
+    made.connection.waitUntilReady = async () => {}
+    return made
+  }
   return {
     driver: DRIVER,
-    backend: createPostgresBackend,
+    backend,
     async probe() {
       const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: CONNECT })
       client.on("error", () => {}) // connect() and query() throw it too
@@ -32,16 +42,35 @@ export async function postgresServer(url: string): Promise<QueueServer> {
     },
     connect(onError) {
       const options = `-c search_path=${SCHEMA}`
-      const about = { connectionString: url, connectionTimeoutMillis: CONNECT, keepAlive: true, max: 4, options }
+      const sockets = new Set<Socket>()
+      const stream = () => {
+        const socket = new Socket()
+        sockets.add(socket)
+        return socket.once("close", () => sockets.delete(socket))
+      }
+      const about = {
+        connectionString: url,
+        connectionTimeoutMillis: CONNECT,
+        keepAlive: true,
+        max: 4,
+        options,
+        stream,
+      }
       const pool = new pg.Pool(about)
       pool.on("error", onError)
+      // One that is lent has no listener of the pool's, and its break would end the process.
+      pool.on("connect", (client) => client.on("error", onError))
       const query = pool.query.bind(pool) as (...given: unknown[]) => Promise<unknown>
       const asked = (...given: unknown[]) =>
         query(...given).catch((error: Error) => {
           throw pool.ended || answered(error, pg.DatabaseError) ? error : broken(error)
         })
       pool.query = asked as typeof pool.query
-      return { connection: pool, close: () => pool.end() }
+      const close = async () => {
+        const late = setTimeout(() => sockets.forEach((socket) => socket.destroy()), FAREWELL)
+        await pool.end().finally(() => clearTimeout(late))
+      }
+      return { connection: pool, close }
     },
   }
 }

@@ -2,8 +2,9 @@
 import { setTimeout as wait } from "node:timers/promises"
 import { sha256 } from "../datasets/whole.ts"
 import type { ErrorCode } from "../errors.ts"
-import { type BullJob, type Bullmq, openBullmq, type Payload } from "./bullmq.ts"
+import type { BullJob, Bullmq, Payload } from "./bullmq.ts"
 import type { Job, JobEvents, JobResult, JobRunner, JobValue, Until } from "./job.ts"
+import { openQueue } from "./queue-open.ts"
 import { reach, serverAt } from "./server.ts"
 
 export interface QueueOptions {
@@ -51,7 +52,7 @@ export async function queueRunner({
 }: QueueOptions): Promise<QueueRunner> {
   const server = await serverAt(url)
   await reach(server)
-  const bull = await openBullmq(server, name, onError ?? (() => {}))
+  const bull = await openQueue(server, name, onError ?? (() => {}))
   return {
     run: (jobs, on, until) => follow(bull, jobs, retries, on, until),
     cancel: (jobs) => cancel(bull, jobs),
@@ -93,7 +94,8 @@ async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: J
     at += PAGE
     await again(async () => void (await Promise.all(page.map(check))))
   }
-  await events.close().catch(() => {})
+  // Not waited for: while the server is away it would take for ever. The queue's own end cuts that short.
+  void events.close().catch(() => {})
   for (const [id, job] of pending) ended({ job, state: "left", seconds: 0, attempts: 0 }, id)
 }
 
@@ -109,9 +111,10 @@ async function persist(work: () => Promise<void>, stop: AbortSignal): Promise<vo
 }
 
 /** What waits for a server that is down would wait for ever. */
-const unlessStopped = (work: Promise<void>, stop: AbortSignal): Promise<void> =>
+export const unlessStopped = <T>(work: Promise<T>, stop: AbortSignal): Promise<T | undefined> =>
   new Promise((resolve, reject) => {
-    const stopped = () => resolve()
+    const stopped = () => resolve(undefined)
+    if (stop.aborted) stopped()
     stop.addEventListener("abort", stopped, { once: true })
     work.then(resolve, reject).finally(() => stop.removeEventListener("abort", stopped))
   })
@@ -141,6 +144,12 @@ const CODED = /^\[(E_[A-Z_]+)\] ([^]*)$/
 export const coded = ({ code, message }: { readonly code: string; readonly message: string }): string =>
   `[${code}] ${message}`
 
+/** BullMQ's reason for a job whose workers were lost more often than may be. */
+const STALLED = "job stalled more than allowable limit"
+
+const diedAt = (times: number): string =>
+  `${times} workers, one after the other, died at this job or showed no sign of life, and it is given to no more; see what ended them (the machine's memory, a scheduler, a disk that hangs), do it alone without --queue, or take it out of the list; the same command tries it again`
+
 async function resultOf(job: Job, found: BullJob<Payload>): Promise<JobResult | undefined> {
   if (!(await isFinished(found))) return undefined
   const { processedOn, finishedOn, attemptsStarted, failedReason } = found
@@ -153,7 +162,8 @@ async function resultOf(job: Job, found: BullJob<Payload>): Promise<JobResult | 
     const value = found.returnvalue as JobValue
     return { ...about, state: value.already ? "already" : "done", value }
   }
-  const [, code = "E_WORKER_CRASH", message = failedReason] = CODED.exec(failedReason) ?? []
+  const why = failedReason === STALLED ? diedAt(found.stalledCounter) : failedReason
+  const [, code = "E_WORKER_CRASH", message = why] = CODED.exec(why) ?? []
   if (code === "E_INTERRUPTED") return { ...about, state: "cancelled" }
   return { ...about, state: "failed", error: { code: code as ErrorCode, message } }
 }

@@ -5,11 +5,12 @@ import { setTimeout as wait } from "node:timers/promises"
 import { fail, PrismaError } from "../errors.ts"
 import { makeFolder } from "../files/atomic.ts"
 import { isWithin } from "../files/paths.ts"
-import { type BullJob, type Bullmq, openBullmq, type Payload } from "./bullmq.ts"
+import type { BullJob, Bullmq, Payload } from "./bullmq.ts"
 import { type Job, jobFrom, type JobValue, type Until } from "./job.ts"
 import { attemptJob } from "./local.ts"
 import { openPool, type Pool, type PoolOptions } from "./pool.ts"
-import { coded, QUEUE_NAME } from "./queue-runner.ts"
+import { openQueue } from "./queue-open.ts"
+import { coded, QUEUE_NAME, unlessStopped } from "./queue-runner.ts"
 import { type NamedServer, reach, serverAt } from "./server.ts"
 
 export interface WorkerOptions extends PoolOptions {
@@ -34,6 +35,9 @@ const RETRY = 1000
 /** Milliseconds between two looks at whether a job was called off, and whether the queue is empty. */
 const LOOK = 2000
 
+/** Milliseconds between two looks at whether all that ran has ended. */
+const ENDED = 50
+
 /** How often a job may lose its worker: one that takes the machine down with it does not go on for ever. */
 const STALLS = 8
 
@@ -49,10 +53,14 @@ export async function runWorker(options: WorkerOptions, until: Until): Promise<v
   const pool = openPool(options)
   try {
     if (!(await reachable(server, log, until.stop))) return
-    const bull = await openBullmq(server, name, saidOnce(log))
+    const bull = await openQueue(server, name, saidOnce(log))
     const states = new Map<string, Ending>()
     const worker = bull.worker(
-      (job, token, signal) => processed(bull, pool, job, { token, signal, home, states, until, log }),
+      async (job, token, signal) => {
+        // It came while this worker began to end.
+        if (worker.closing) throw await givenBack(bull, job, token, log)
+        return processed(bull, pool, job, { token, signal, home, states, until, log })
+      },
       {
         concurrency: pool.workers,
         lockDuration: lockSeconds * 1000,
@@ -62,6 +70,7 @@ export async function runWorker(options: WorkerOptions, until: Until): Promise<v
       },
     )
     const end = (id: string, why: Ending) => {
+      if (!states.has(id)) return // it has just ended
       states.set(id, why)
       worker.cancelJob(id, why)
     }
@@ -73,7 +82,8 @@ export async function runWorker(options: WorkerOptions, until: Until): Promise<v
     })
     log(`works for ${server.name}, ${pool.workers} at a time`)
     await watched(bull, states, end, drain, until.stop)
-    await worker.close()
+    void worker.close()
+    while (states.size) await wait(ENDED)
     await bull.close()
   } finally {
     await pool.close()
@@ -115,20 +125,19 @@ async function watched(
   drain: boolean,
   stop: AbortSignal,
 ): Promise<void> {
-  let empty = 0
-  while (!stop.aborted && empty < 2) {
-    await wait(LOOK, undefined, { signal: stop }).catch(() => {})
-    try {
-      for (const [id, state] of states) {
-        if (state === "running" && (await queue.getJob(id))?.data.cancelled) end(id, "cancelled")
-      }
-      if (!drain) continue
-      const counts = await queue.getJobCounts("wait", "active", "delayed", "prioritized")
-      // Twice, as a job may be between two states.
-      empty = Object.values(counts).every((n) => n === 0) ? empty + 1 : 0
-    } catch {
-      empty = 0 // the connection is broken and made again
+  const isEmpty = async (): Promise<boolean> => {
+    for (const [id, state] of states) {
+      if (state === "running" && (await queue.getJob(id))?.data.cancelled) end(id, "cancelled")
     }
+    if (!drain) return false
+    const counts = await queue.getJobCounts("wait", "active", "delayed", "prioritized")
+    return Object.values(counts).every((n) => n === 0)
+  }
+  // Twice, as a job may be between two states.
+  for (let times = 0; times < 2 && !stop.aborted;) {
+    await wait(LOOK, undefined, { signal: stop }).catch(() => {})
+    // What fails for the connection says nothing; it is made again.
+    times = (await unlessStopped(isEmpty(), stop).catch(() => false)) ? times + 1 : 0
   }
 }
 
@@ -158,13 +167,32 @@ async function processed(bull: Bullmq, pool: Pool, given: BullJob<Payload>, deli
     if (!(error instanceof PrismaError)) throw error
     const state = states.get(id)
     if (error.code === "E_INTERRUPTED" && state === "running") {
-      log(`given back ${id}`)
-      throw await bull.giveBack(given, token)
+      states.delete(id)
+      throw await givenBack(bull, given, token, log)
     }
     log(`${state === "running" ? "failed" : state} ${id} ${seconds()}: ${error.message} [${error.code}]`)
     throw error.retryable && state === "running" ? new Error(coded(error)) : bull.final(coded(error))
   } finally {
     states.delete(id)
+  }
+}
+
+/** Give a job back to the queue; what is to be thrown then. */
+async function givenBack(
+  bull: Bullmq,
+  job: BullJob<Payload>,
+  token: string,
+  log: (text: string) => void,
+): Promise<Error> {
+  try {
+    const waits = await bull.giveBack(job, token)
+    log(`given back ${job.id}`)
+    return waits
+  } catch (error) {
+    const { message } = error as Error
+    log(`cannot give back ${job.id} (${message.split("\n")[0]}); another worker has it when its lock has run out`)
+    // By this name BullMQ leaves a job as it is; with another it would have failed.
+    return Object.assign(error as Error, { name: "WaitingError" })
   }
 }
 
