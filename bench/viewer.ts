@@ -9,9 +9,13 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { parseArgs } from "node:util"
 import type { Page } from "playwright-core"
-import { encodeView, viewHtml } from "vit-prisma"
+import type * as Library from "../src/index.ts"
 import { frameFigures, frames, hover, launched, middle, opened } from "../test/helpers/browser.ts"
 import { madeUp } from "../test/helpers/views.ts"
+
+// The page's script lies beside what ships; this file is dist/bench/viewer.js.
+const library = (await import(new URL("../lib/index.js", import.meta.url).href)) as typeof Library
+const { encodeView, viewHtml } = library
 
 const { values: options } = parseArgs({
   options: { shots: { type: "string" }, moves: { type: "string", default: "200" } },
