@@ -89,6 +89,7 @@ describe("help", () => {
         --revision <name>      branch, tag or commit of a repo (main)
         --cache-dir <dir>      the Hub cache to use
         --offline              ask no server: a repo must be in the cache
+        --wait <seconds>       how long a busy Hub may ask to wait (120)
         --allow-pickle         read PyTorch pickles where there is no safetensors;
                                nothing in them is run
         --device <name>        execution provider (choices: "auto", "cpu", "cuda",

@@ -434,7 +434,7 @@ describe("files", () => {
       "x.png: 60000 x 60000 png needs 10318 MiB to decode, the limit is 300 MiB; make the image smaller",
     )
     expect(await messageOf("/no/such.png", "row 7")).toBe(
-      "row 7: there is no such file (any more); list the images again",
+      "row 7: there is no such file (any more); check the path, or list the images again",
     )
   })
 })
