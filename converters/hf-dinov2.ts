@@ -1,6 +1,6 @@
 /** @file transformers' DINOv2, with and without register tokens. */
-import type { ModelConfig, PrefixToken, StackConfig, VisionConfig } from "../src/model/config.ts"
-import { architectureOf, imageOf, labelsOf, plainVision, stackOf } from "./hf.ts"
+import type { ModelConfig, StackConfig, VisionConfig } from "../src/model/config.ts"
+import { architectureOf, classAndRegisters, imageOf, labelsOf, plainVision, registerRule, stackOf } from "./hf.ts"
 import type { ConfigReader } from "./reader.ts"
 import { fused, module, patchConv, perLayer, prefixOf, unused, type Family, type Rule, type Source } from "./rules.ts"
 
@@ -49,9 +49,7 @@ export const hfDinov2: Family = {
     const architecture = architectureOf(c, known, known[0]!)
     const classifies = architecture.endsWith("Classification")
     const labels = classifies ? labelsOf(c, source, "classifier.weight") : []
-    const prefix: PrefixToken[] = [{ name: "cls", count: 1 }]
     const nRegisters = registers ? c.count("num_register_tokens", { fallback: 4, limit: "tokens" }) : 0
-    if (nRegisters) prefix.push({ name: "reg", count: nRegisters })
     const { full, ...mlp } = mlpOf(c)
     const image = imageOf(c, {})
     const vision: VisionConfig = {
@@ -61,7 +59,7 @@ export const hfDinov2: Family = {
       ...image,
       positionGrid: gridOf(image),
       layerScale: true,
-      prefix,
+      prefix: classAndRegisters(nRegisters),
       positions: "classAndPatches",
       positionsAntialiased: registers,
       anySize: true,
@@ -74,11 +72,10 @@ export const hfDinov2: Family = {
 
   table(config, source, reader) {
     const b = body(source, reader)
-    const { nLayers, gatedMlp, prefix } = config.vision
+    const { nLayers, gatedMlp } = config.vision
     return new Map<string, Rule>([
       [`${b}embeddings.cls_token`, "embed.cls"],
-      // Of no tokens, [1, 0, d], where the config says that there are none.
-      [`${b}embeddings.register_tokens`, prefix.some(({ name }) => name === "reg") ? "embed.reg" : unused],
+      [`${b}embeddings.register_tokens`, registerRule(config)],
       [`${b}embeddings.position_embeddings`, "embed.pos"],
       [`${b}embeddings.mask_token`, unused], // read in pre-training only
       ...patchConv(`${b}embeddings.patch_embeddings.projection`, config),

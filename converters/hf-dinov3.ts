@@ -1,8 +1,8 @@
 /** @file transformers' DINOv3 ViT: rotary positions, registers, LayerScale, keys without a bias. */
-import type { ModelConfig, PrefixToken, VisionConfig } from "../src/model/config.ts"
-import { architectureOf, imageOf, plainVision, stackOf } from "./hf.ts"
+import type { ModelConfig, VisionConfig } from "../src/model/config.ts"
+import { architectureOf, classAndRegisters, imageOf, plainVision, registerRule, stackOf } from "./hf.ts"
 import type { ConfigReader } from "./reader.ts"
-import { module, patchConv, perLayer, unused, type Family, type Rule, type Source } from "./rules.ts"
+import { module, patchConv, perLayer, prefixOf, unused, type Family, type Rule } from "./rules.ts"
 
 // transformers models/dinov3_vit/configuration_dinov3_vit.py
 const DEFAULTS = { hidden_act: "gelu", layer_norm_eps: 1e-5 } as const
@@ -21,9 +21,6 @@ function biasesOf(c: ConfigReader): Pick<VisionConfig, "qkvBias" | "keyBias"> {
   return { qkvBias: query, keyBias: key }
 }
 
-/** Blocks lie under `layer.` on the Hub, and under `model.layer.` as transformers has them in memory. */
-const blocksOf = (source: Source): string => (source.has("model.layer.0.norm1.weight") ? "model.layer." : "layer.")
-
 export const hfDinov3: Family = {
   name: "hf-dinov3",
   supports: ARCHITECTURES,
@@ -35,8 +32,6 @@ export const hfDinov3: Family = {
     if (stack.dHead % 4)
       c.invalid(`hidden_size / num_attention_heads must be a multiple of 4 for rotary positions, got ${stack.dHead}`)
     const registers = c.count("num_register_tokens", { fallback: 0, limit: "tokens" })
-    const prefix: PrefixToken[] = [{ name: "cls", count: 1 }]
-    if (registers) prefix.push({ name: "reg", count: registers })
     const vision: VisionConfig = {
       ...plainVision,
       ...stack,
@@ -47,7 +42,7 @@ export const hfDinov3: Family = {
       layerScale: true,
       rotary: { base: c.positive("rope_theta", { fallback: BASE }) },
       ...imageOf(c, { image_size: 224, patch_size: 16 }),
-      prefix,
+      prefix: classAndRegisters(registers),
       positions: "none",
       anySize: true,
       outputs: ["last_hidden_state", "pooler_output"],
@@ -55,12 +50,13 @@ export const hfDinov3: Family = {
     return { family: "hf-dinov3", architecture, vision, text: undefined, dual: undefined, labels: [] }
   },
 
-  table(config, source) {
-    const { nLayers, gatedMlp, prefix } = config.vision
-    const blocks = blocksOf(source)
+  table(config, source, reader) {
+    const { nLayers, gatedMlp } = config.vision
+    // On the Hub without, and with, as transformers has them in memory.
+    const blocks = `${prefixOf(source, "layer.0.norm1.weight", ["", "model."], reader)}layer.`
     return new Map<string, Rule>([
       ["embeddings.cls_token", "embed.cls"],
-      ["embeddings.register_tokens", prefix.some(({ name }) => name === "reg") ? "embed.reg" : unused],
+      ["embeddings.register_tokens", registerRule(config)],
       ["embeddings.mask_token", unused], // read in pre-training only
       ...patchConv("embeddings.patch_embeddings", config),
       ...perLayer(nLayers, (i) => {

@@ -1,9 +1,9 @@
 /** @file What transformers' configs of all families share: sizes, labels, refusals. */
 import { fail, listed } from "../src/errors.ts"
-import type { Activation, StackConfig, VisionConfig } from "../src/model/config.ts"
+import type { Activation, ModelConfig, PrefixToken, StackConfig, VisionConfig } from "../src/model/config.ts"
 import { quote } from "../src/tensor/quote.ts"
 import { brief, nearestTo, type ConfigReader } from "./reader.ts"
-import type { Source } from "./rules.ts"
+import { unused, type Rule, type Source } from "./rules.ts"
 
 /** A class's defaults, for sub-configs: transformers leaves out of them what is equal to its default. */
 export interface HfDefaults {
@@ -37,6 +37,16 @@ export function stackOf(c: ConfigReader, d: HfDefaults): StackConfig {
     layerScale: false,
   }
 }
+
+/** A class token and so many registers. */
+export const classAndRegisters = (registers: number): PrefixToken[] => [
+  { name: "cls", count: 1 },
+  ...(registers ? [{ name: "reg", count: registers } as const] : []),
+]
+
+/** Registers of no tokens, [1, 0, d], lie in the file where the config says that there are none. */
+export const registerRule = ({ vision: { prefix } }: ModelConfig): Rule =>
+  prefix.some(({ name }) => name === "reg") ? "embed.reg" : unused
 
 /** Image, patches and channels, checked against each other. */
 export function imageOf(c: ConfigReader, d: Partial<HfDefaults>, key = "image_size") {

@@ -45,6 +45,18 @@ describe("attribution in batches", () => {
     },
   )
 
+  it("sums, at what all images share, what it is to each", async () => {
+    const options = { base, source: { zero: true }, hooks: ["hook_pos_embed", hooks[0]!], metric } as const
+    const [got, whole] = [
+      await attributionPatching(mouse, { ...options, batch: 2 }),
+      await attributionPatching(mouse, { ...options, batch: 5 }),
+    ]
+    expect([...got].map(([name, t]) => [name, t.shape])).toEqual([...whole].map(([name, t]) => [name, t.shape]))
+    const one = got.get("hook_pos_embed")!
+    expect(one.shape[0]).toBe(1)
+    for (const [k, x] of whole.get("hook_pos_embed")!.data.entries()) expect(one.data[k]).toBeCloseTo(x, 4)
+  })
+
   it("has a batch of at least 1", async () => {
     const none = attributionPatching(mouse, { base, source: { zero: true }, hooks, metric, batch: 0 })
     expect((await thrown(none)).message).toMatch(/batch must be a whole number from 1/)

@@ -38,13 +38,15 @@ export function metricValue(metric: Metric, view: GraphView): Value {
 
 /** The metric of each image, [batch]. Errors: those of `metricValue`; E_INPUT for one that mixes images. */
 export function imageMetric(metric: Metric, view: GraphView): Value {
-  numberOf(metric, view)
-  return imageTotal(metric, view)
+  return totals(numberOf(metric, view))
 }
 
 /** All that a metric has of each image, summed, [batch]: a channel at all tokens. Errors: E_INPUT, E_HOOK. */
 export function imageTotal(metric: Metric, view: GraphView): Value {
-  const value = valueOf(metric, view)
+  return totals(valueOf(metric, view))
+}
+
+function totals(value: Value): Value {
   if (value.shape[0] !== "batch") {
     const got = show(value.shape)
     fail("E_INPUT", `the metric must be one of each image, with the images along its first axis, got ${got}`)

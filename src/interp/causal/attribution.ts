@@ -13,7 +13,7 @@ import { fail } from "../../errors.ts"
 import { float32, show, size, type Tensor } from "../../tensor/tensor.ts"
 import { imageMetric, type Metric } from "../gradients.ts"
 import type { GraphView, HookedViT } from "../hooked-vit.ts"
-import { whole } from "../inputs/batches.ts"
+import { BATCH, putRows, whole } from "../inputs/batches.ts"
 import { imagesIn, imagesOf, sourceRows, valuesAt, type Rows, type Source } from "./sources.ts"
 
 export interface AttributionOptions {
@@ -36,7 +36,7 @@ export interface AttributionOptions {
  */
 export async function attributionPatching(
   model: HookedViT,
-  { base, source, hooks, metric, steps = 1, batch = 8 }: AttributionOptions,
+  { base, source, hooks, metric, steps = 1, batch = BATCH }: AttributionOptions,
 ): Promise<ReadonlyMap<string, Tensor<"float32">>> {
   whole("batch", batch, 4096)
   const names = matchHooks(model.hooks, hooks)
@@ -44,28 +44,34 @@ export async function attributionPatching(
   const n = imagesIn(model, base).shape[0]!
   const points = line(base, source, steps)
   const from = "zero" in source ? undefined : sourceRows(model, source, n, batch)
-  const parts: ReadonlyMap<string, Tensor<"float32">>[] = []
+  const all = new Map<string, Tensor<"float32">>()
+  const isShared = (name: string) => model.hooks.get(name)!.shape[0] === 1
   for (let first = 0; first < n; first += batch) {
     const end = Math.min(n, first + batch)
     const of = (t: Tensor) => imagesOf(t, first, end)
     const theirs = await from?.(names, first, end)
-    parts.push(await attributed(model, { base: of(base), points: points.map(of), theirs, names, metric }))
+    const got = await attributed(model, { base: of(base), points: points.map(of), theirs, names, metric })
+    putRows(
+      all,
+      [...got].filter(([name]) => !isShared(name)),
+      first,
+      n,
+    )
+    for (const name of names.filter(isShared)) all.set(name, added(got.get(name)!, all.get(name)))
     // Made for this alone; a cache is the caller's, and means are those of the next images too.
     if (theirs && ("run" in source || "resample" in source)) model.runtime.giveBack([...theirs.values()])
   }
-  return parts.length === 1 ? parts[0]! : new Map(names.map((name) => [name, joined(parts.map((p) => p.get(name)!))]))
+  return new Map(names.map((name) => [name, all.get(name)!]))
 }
 
-/** One after another along the first axis. */
-function joined(parts: readonly Tensor<"float32">[]): Tensor<"float32"> {
-  const out = new Float32Array(parts.reduce((sum, { data }) => sum + data.length, 0))
-  let at = 0
-  for (const { data } of parts) {
-    out.set(data, at)
-    at += data.length
-  }
-  return float32([parts.reduce((sum, { shape }) => sum + shape[0]!, 0), ...parts[0]!.shape.slice(1)], out)
-}
+/** What all images share, as positions, has the sum of what it is to each. */
+const added = (t: Tensor<"float32">, before: Tensor<"float32"> | undefined): Tensor<"float32"> =>
+  before
+    ? float32(
+        t.shape,
+        t.data.map((x, i) => x + before.data[i]!),
+      )
+    : t
 
 interface Part {
   readonly base: Tensor

@@ -28,14 +28,24 @@ export async function inBatches<O extends string>(
   for (let first = 0; first < b; first += batch) {
     const some = imageRange(images, first, Math.min(b, first + batch))
     const got = await model.run(some, { ...(patch && { patch }), ...(edit && { edit }), outputs })
-    for (const [name, { shape, data }] of Object.entries(got)) {
-      const one = size(shape.slice(1))
-      const into = all.get(name) ?? float32([b, ...shape.slice(1)], new Float32Array(b * one))
-      into.data.set(data as Float32Array, first * one)
-      all.set(name, into)
-    }
+    putRows(all, Object.entries(got), first, b)
   }
   return Object.fromEntries(all) as Record<O, Tensor<"float32">>
+}
+
+/** Put what some images gave, from image `first` on, into the tensors of all `n`. */
+export function putRows(
+  all: Map<string, Tensor<"float32">>,
+  got: Iterable<readonly [string, Tensor]>,
+  first: number,
+  n: number,
+): void {
+  for (const [name, { shape, data }] of got) {
+    const one = size(shape.slice(1))
+    const into = all.get(name) ?? float32([n, ...shape.slice(1)], new Float32Array(n * one))
+    into.data.set(data as Float32Array, first * one)
+    all.set(name, into)
+  }
 }
 
 /** The metric of every image, [b]. */
