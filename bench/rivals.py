@@ -2,6 +2,9 @@
 
 start: import, load, one image to logits, peak resident memory.
 hooks: milliseconds of logits alone, and of logits with all hidden states and attentions (eager attention).
+
+`python rivals.py SIZES train`, SIZES as JSON, answers each line of its input with the milliseconds of one training step:
+a post-norm ViT, cross entropy, gradients clipped to a norm of 1, AdamW; eager, as most train.
 """
 
 import json
@@ -10,12 +13,44 @@ import sys
 import time
 
 import torch
-import transformers
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 folder, what = sys.argv[1:]
+
+
+class ViT(torch.nn.Module):
+    """Patches by a convolution, torch's own encoder layers (its defaults are post-norm), the class token's logits."""
+
+    def __init__(self, width, heads, layers, mlp, image, patch, channels, classes):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(channels, width, patch, patch, bias=False)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, width))
+        self.places = torch.nn.Parameter(torch.randn(1, 1 + (image // patch) ** 2, width))
+        layer = torch.nn.TransformerEncoderLayer(width, heads, mlp, dropout=0, activation="gelu", batch_first=True)
+        self.blocks = torch.nn.TransformerEncoder(layer, layers)
+        self.head = torch.nn.Linear(width, classes)
+
+    def forward(self, pixels):
+        x = self.patches(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.head(self.blocks(x)[:, 0])
+
+
+def train(batch, **sizes):
+    model = ViT(**sizes).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    pixels = torch.rand(batch, sizes["channels"], sizes["image"], sizes["image"])
+    labels = torch.arange(batch) % sizes["classes"]
+
+    def step():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(pixels), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss.item()
+
+    for _ in sys.stdin:
+        print(milliseconds(step), flush=True)
 
 
 def load(**options):
@@ -31,6 +66,15 @@ def milliseconds(run):
     run()
     return 1000 * (time.perf_counter() - start)
 
+
+if what == "train":
+    train(**json.loads(folder))
+    sys.exit()
+
+import transformers
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
 
 with torch.inference_mode():
     if what == "start":

@@ -1,4 +1,8 @@
 /** @file The same questions to PyTorch and transformers, where a Python that has them is named. */
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { createInterface } from "node:readline"
+import { setTimeout } from "node:timers/promises"
 import { fileURLToPath } from "node:url"
 import { firstLine } from "./children.ts"
 import type { Bench, Figure } from "./figures.ts"
@@ -13,8 +17,27 @@ interface Rival {
   readonly all: Readonly<Record<string, readonly number[]>>
 }
 
+export const python = process.env["VIT_PRISMA_BENCH_PYTHON"]
+
+/** A PyTorch process that makes training steps of a model of these sizes, one when asked; undefined without a Python. */
+export function pytorchSteps(sizes: Readonly<Record<string, number>>) {
+  if (!python) return undefined
+  const child = spawn(python, [SCRIPT, JSON.stringify(sizes), "train"], { stdio: ["pipe", "pipe", "inherit"] })
+  const lines = createInterface(child.stdout)
+  return {
+    /** Milliseconds of a step, by its own clock. */
+    next: async (): Promise<number> => {
+      child.stdin.write("\n")
+      const [line] = (await once(lines, "line")) as [string]
+      // Its threads go on spinning for a while.
+      await setTimeout(20)
+      return Number(line)
+    },
+    end: () => void child.stdin.end(),
+  }
+}
+
 export async function rivals({ checkpoint, log }: Bench): Promise<Figure[]> {
-  const python = process.env["VIT_PRISMA_BENCH_PYTHON"]
   if (!python) {
     log("no rivals: VIT_PRISMA_BENCH_PYTHON does not name a Python with torch and transformers")
     return []

@@ -3,7 +3,8 @@
  *
  * The two cases are a ViT of width 512 on 65 tokens and one of width 128 on 17, 4 layers and batch 64 each. The rate is
  * that of the step's own products, each alone, in the same run and in turns with the steps. `-- --seconds 60` takes less
- * time, `--only big` measures one case, `--profile` shows where the time goes, `--json` prints JSON.
+ * time, `--only big` measures one case, `--profile` shows where the time goes, `--json` prints JSON. Where
+ * VIT_PRISMA_BENCH_PYTHON names a Python with PyTorch, its steps of models of the same sizes are taken in turns with ours.
  */
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
@@ -23,7 +24,8 @@ import { trainedModel } from "../src/train/objective.ts"
 import { stepOptions, taskOf } from "../src/train/plan.ts"
 import { trainingStep } from "../src/train/step.ts"
 import { stepper } from "../src/train/stepper.ts"
-import { inTurns, median, uncertainty } from "./measure.ts"
+import { inTurns, median, ratios, uncertainty } from "./measure.ts"
+import { pytorchSteps } from "./rivals.ts"
 
 const { values: options } = parseArgs({
   options: {
@@ -124,7 +126,14 @@ async function measured(name: string, config: GlobalConfig, seconds: number) {
   const own = all.filter((p) => !p.batched)
   const actions: Record<string, () => Promise<unknown>> = { step: next }
   for (const [i, p] of own.entries()) actions[`product ${i}`] = await alone(p, runtime)
+  const { nChannels: channels, imageSize, patchSize } = modelConfig(config).vision
+  const { hidden_dim: width, num_heads: heads, num_layers: layers, mlp_dim: mlp } = config.transformer
+  const classes = config.classification.num_classes
+  const rival = pytorchSteps({ batch: BATCH, width, heads, layers, mlp, image: imageSize[0], patch: patchSize[0], channels, classes }) // prettier-ignore
+  const rivalMs: number[] = []
+  if (rival) actions["pytorch"] = async () => rivalMs.push(await rival.next())
   const times = await inTurns(actions, { seconds, least: 9, tolerance: 0.005 })
+  rival?.end()
   const step = median(times["step"]!)
   // Each product as often as the step has it.
   const productMs = own.reduce((sum, p, i) => sum + p.count * median(times[`product ${i}`]!), 0)
@@ -142,6 +151,8 @@ async function measured(name: string, config: GlobalConfig, seconds: number) {
     gemmGflops: rate,
     share: (gflop * 1000) / step / rate,
     imagesPerSecond: (BATCH * 1000) / step,
+    // Its first step came before those that are counted.
+    ...(rival && { pytorchMs: median(rivalMs.slice(1)), toPytorch: median(ratios(times["step"]!, rivalMs.slice(1))) }),
   }
 }
 
@@ -202,9 +213,9 @@ for (const name of names) {
 if (options.json) console.log(JSON.stringify(results, undefined, 2))
 else if (results.length) {
   console.log(
-    "| case | parameters | GFLOP a step | ms a step | +- | GFLOP/s | Gemm alone, GFLOP/s | share | images/s |",
+    "| case | parameters | GFLOP a step | ms a step | +- | GFLOP/s | Gemm alone, GFLOP/s | share | images/s | PyTorch eager, ms | ours / PyTorch |",
   )
-  console.log("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+  console.log("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
   for (const r of results) {
     const cells = [
       r.case,
@@ -216,6 +227,8 @@ else if (results.length) {
       r.gemmGflops.toFixed(0),
       `${(100 * r.share).toFixed(1)} %`,
       r.imagesPerSecond.toFixed(0),
+      r.pytorchMs?.toFixed(1) ?? "",
+      r.toPytorch?.toFixed(2) ?? "",
     ]
     console.log(`| ${cells.join(" | ")} |`)
   }

@@ -1,7 +1,6 @@
 /** @file Other weights, the same model: against the unfolded outputs for every family, and against the definitions by loops. */
 import { describe, expect, it } from "vitest"
 import { float32, fold, loadPretrained, type FoldOptions, type HookedViT } from "../src/index.ts"
-import { productSvd } from "../src/interp/folding/svd.ts"
 import { reference } from "./helpers/cli.ts"
 import { FAMILIES, noise, withFamily } from "./helpers/families.ts"
 
@@ -225,35 +224,5 @@ describe("fold", () => {
     })
     await model.release()
     await dino.release()
-  })
-})
-
-describe("productSvd", () => {
-  const columns = (n: number, e: number, seed: number) =>
-    Array.from({ length: e }, (_, i) => Float64Array.from(noise([n], seed * 100 + i).data))
-  const dot = (a: Float64Array, b: Float64Array) => a.reduce((s, x, i) => s + x * b[i]!, 0)
-
-  it.each([
-    ["tall", 9, 12, 4],
-    ["flat", 3, 12, 5],
-  ])("of %s matrices is their product, orthonormal, falling", (_, n, m, e) => {
-    const [a, b] = [columns(n, e, 1), columns(m, e, 2)]
-    const { u, v, values } = productSvd(a, b)
-    for (let i = 0; i < n; i++) {
-      for (let j = 0; j < m; j++) {
-        const want = a.reduce((s, c, k) => s + c[i]! * b[k]![j]!, 0)
-        expect(values.reduce((s, x, k) => s + x * u[k]![i]! * v[k]![j]!, 0)).toBeCloseTo(want, 10)
-      }
-    }
-    const rank = Math.min(n, e)
-    expect(values).toEqual([...values].sort((x, y) => y - x))
-    for (let i = 0; i < rank; i++)
-      for (let j = 0; j < rank; j++) expect(dot(u[i]!, u[j]!)).toBeCloseTo(Number(i === j), 10)
-    if (rank < e) expect(values[rank]).toBeLessThan(1e-12)
-  })
-
-  it("of one that is zero is zero", () => {
-    const zero = Array.from({ length: 2 }, () => new Float64Array(3))
-    expect(productSvd(zero, columns(3, 2, 1)).values).toEqual([0, 0])
   })
 })

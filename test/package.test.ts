@@ -1,7 +1,11 @@
 /** @file The rules that package.json and its lockfile keep, each shown to bite. */
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
+import { once } from "node:events"
 import { existsSync, readFileSync } from "node:fs"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
 import { resolve } from "node:path"
+import { text as read } from "node:stream/consumers"
 import { isDeepStrictEqual } from "node:util"
 import { describe, expect, it } from "vitest"
 import { version } from "../src/version.ts"
@@ -173,6 +177,41 @@ describe("package.json and its lockfile", () => {
 
   it("leave packages alone that are younger than 7 days (SC-04)", () => {
     expect(text(".npmrc")).toMatch(/^min-release-age=7$/m)
+  })
+
+  it("have no high or critical advisory in what is installed with us, where a registry tells (SC-04)", async (context) => {
+    const flags = [
+      "--omit=dev",
+      "--omit=peer",
+      "--json",
+      "--loglevel=silent",
+      "--fetch-retries=0",
+      "--fetch-timeout=20000",
+    ]
+    const shell = process.platform === "win32" // npm is a script there
+    const audit = async (...more: string[]) => {
+      const child = spawn("npm", ["audit", ...flags, ...more], { cwd: at("."), shell, stdio: ["ignore", "pipe", "inherit"] }) // prettier-ignore
+      return JSON.parse(await read(child.stdout)) as {
+        metadata?: { vulnerabilities: Record<string, number> }
+        vulnerabilities?: Record<string, unknown>
+        message?: string
+      }
+    }
+    // One that has an advisory for yauzl and for vite, which is not installed with us.
+    const bad = { id: 1, url: "https://example.com", title: "x", severity: "high", vulnerable_versions: "*" }
+    const server = createServer((request, response) => {
+      const known = request.url?.endsWith("/advisories/bulk")
+      response.writeHead(known ? 200 : 404).end(JSON.stringify(known ? { yauzl: [bad], vite: [bad] } : {}))
+    }).listen(0, "127.0.0.1")
+    await once(server, "listening")
+    const { port } = server.address() as AddressInfo
+    const found = await audit(`--registry=http://127.0.0.1:${port}/`).finally(() => server.close())
+    expect(Object.keys(found.vulnerabilities ?? {})).toEqual(["yauzl"])
+    expect(found.metadata!.vulnerabilities).toMatchObject({ high: 1, critical: 0 })
+
+    const { metadata, message } = await audit()
+    if (!metadata) return context.skip(`advisories are unchecked: ${message}`)
+    expect(metadata.vulnerabilities).toMatchObject({ high: 0, critical: 0 })
   })
 
   it("name the version that the code and the changelog have", () => {

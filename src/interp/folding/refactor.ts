@@ -1,7 +1,8 @@
 /** @file Each head's two low-rank products in the form of their singular values; TransformerLens' refactor_factored_attn_matrices. */
 import { fail } from "../../errors.ts"
+import { size, tensor, type Tensor } from "../../tensor/tensor.ts"
+import { svd } from "../circuits/factored.ts"
 import { layersOf, type Draft, type Tower } from "./draft.ts"
-import { productSvd, type Columns } from "./svd.ts"
 import { expectOutput, foldValueBiases } from "./writing.ts"
 
 /**
@@ -31,56 +32,50 @@ export async function refactorAttention(draft: Draft): Promise<void> {
 }
 
 async function refactorScores(draft: Draft, attn: string, { config: { nHeads: h, dHead: e, dModel: d } }: Tower) {
-  const read = async (kind: "q" | "k") => ({
-    weight: Float32Array.from((await draft.get(`${attn}.${kind}.weight`)).data), // [h * e, d]
-    bias: draft.has(`${attn}.${kind}.bias`)
-      ? Float32Array.from((await draft.get(`${attn}.${kind}.bias`)).data)
-      : undefined,
-  })
-  const [q, k] = [await read("q"), await read("k")]
-  const columns = ({ weight, bias }: typeof q, head: number): Columns =>
-    range(e).map((i) => {
-      const row = head * e + i
-      return Float64Array.from([...weight.subarray(row * d, (row + 1) * d), ...(bias ? [bias[row]!] : [])])
-    })
-  for (const head of range(h)) {
-    const { u, v, values } = productSvd(columns(q, head), columns(k, head))
-    for (const [i, value] of values.entries()) {
-      const row = head * e + i
-      for (const [to, from] of [
-        [q, u[i]!],
-        [k, v[i]!],
-      ] as const) {
-        for (let j = 0; j < d; j++) to.weight[row * d + j] = from[j]! * Math.sqrt(value)
-        if (to.bias) to.bias[row] = from[d]! * Math.sqrt(value)
-      }
-    }
+  const read = async (kind: "q" | "k") => {
+    const weight = Float32Array.from((await draft.get(`${attn}.${kind}.weight`)).data) // [h * e, d]
+    if (!draft.has(`${attn}.${kind}.bias`)) return { weight, n: d }
+    return { weight, n: d + 1, bias: Float32Array.from((await draft.get(`${attn}.${kind}.bias`)).data) }
   }
-  for (const [kind, { weight, bias }] of [
-    ["q", q],
-    ["k", k],
+  const [q, k] = [await read("q"), await read("k")]
+  const from = ({ weight, bias }: typeof q, row: number, j: number) => (j < d ? weight[row * d + j]! : bias![row]!)
+  const { u, s, v } = svd({
+    a: filled([h, q.n, e], (head, j, i) => from(q, head * e + i, j)),
+    b: filled([h, e, k.n], (head, i, j) => from(k, head * e + i, j)),
+  })
+  for (const [kind, { bias, n }, side] of [
+    ["q", q, u],
+    ["k", k, v],
   ] as const) {
-    draft.set(`${attn}.${kind}.weight`, [h * e, d], weight)
-    if (bias) draft.set(`${attn}.${kind}.bias`, [h * e], bias)
+    const to = (head: number, i: number, j: number) => entry(side, i, head, j) * Math.sqrt(entry(s, i, head))
+    draft.set(`${attn}.${kind}.weight`, [h * e, d], filled([h, e, d], to).data)
+    if (bias) draft.set(`${attn}.${kind}.bias`, [h * e], filled([h, e], (head, i) => to(head, i, n - 1)).data)
   }
 }
 
 async function refactorValues(draft: Draft, attn: string, { config: { nHeads: h, dHead: e, dModel: d } }: Tower) {
   const values = Float32Array.from((await draft.get(`${attn}.v.weight`)).data) // [h * e, d]
   const out = Float32Array.from((await draft.get(`${attn}.out.weight`)).data) // [d, h * e]
-  for (const head of range(h)) {
-    const read = range(e).map((i) => Float64Array.from(values.subarray((head * e + i) * d, (head * e + i + 1) * d)))
-    const write = range(e).map((i) => Float64Array.from({ length: d }, (_, j) => out[j * h * e + head * e + i]!))
-    const svd = productSvd(read, write)
-    for (const i of range(e)) {
-      for (let j = 0; j < d; j++) {
-        values[(head * e + i) * d + j] = svd.u[i]![j]! * svd.values[i]!
-        out[j * h * e + head * e + i] = svd.v[i]![j]!
-      }
-    }
-  }
-  draft.set(`${attn}.v.weight`, [h * e, d], values)
-  draft.set(`${attn}.out.weight`, [d, h * e], out)
+  const { u, s, v } = svd({
+    a: filled([h, d, e], (head, j, i) => values[(head * e + i) * d + j]!),
+    b: filled([h, e, d], (head, i, j) => out[(j * h + head) * e + i]!),
+  })
+  const read = (head: number, i: number, j: number) => entry(u, i, head, j) * entry(s, i, head)
+  draft.set(`${attn}.v.weight`, [h * e, d], filled([h, e, d], read).data)
+  draft.set(`${attn}.out.weight`, [d, h * e], filled([d, h, e], (j, head, i) => entry(v, i, head, j)).data)
 }
 
-const range = (n: number): number[] => [...Array(n).keys()]
+/** A tensor of what stands at each place. */
+function filled(shape: readonly number[], at: (...place: [number, number, number]) => number): Tensor<"float64"> {
+  const [, n = 1, m = 1] = shape
+  const data = Float64Array.from({ length: size(shape) }, (_, i) =>
+    at(Math.floor(i / (n * m)), Math.floor(i / m) % n, i % m),
+  )
+  return tensor("float64", shape, data)
+}
+
+/** Number `i` of what follows `place`: 0 after the last singular value, where heads are wider than the model. */
+function entry({ shape, data }: Tensor<"float64">, i: number, ...place: readonly number[]): number {
+  const k = shape.at(-1)!
+  return i < k ? data[place.reduce((at, x, axis) => at * (axis ? shape[axis]! : 1) + x, 0) * k + i]! : 0
+}
