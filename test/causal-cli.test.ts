@@ -278,6 +278,7 @@ describe("vit-prisma ablate", () => {
       }, 1); timer.unref()`
     const stopped = await cli([...wide, ...options, "--rows", rows], { preload })
     expect([stopped.code, stopped.stdout]).toEqual([130, ""])
+    expect(stopped.stderr).toContain(`the same command goes on from ${rows}`)
     const before = readFileSync(rows, "utf8").trimEnd().split("\n")
     expect(before.length).toBeGreaterThanOrEqual(10)
     expect(before.length).toBeLessThan(want.rows.length)

@@ -17,6 +17,8 @@ import { openAppender } from "../train/tracking/append.ts"
 import { changes } from "./causal-pictures.ts"
 import { metrics, type MetricOptions } from "./metric.ts"
 import { loadModel, note, plain, print, table, type ModelOptions } from "./output.ts"
+import { progress } from "./progress.ts"
+import { stoppable } from "./stopping.ts"
 import { checkPictures, pictureBase, present, wantsPictures, writePictures, type PictureOptions } from "./pictures.ts"
 import type { ViewInput } from "../viewer/encode.ts"
 
@@ -118,7 +120,7 @@ interface Rest {
   readonly batch: number
   readonly done: readonly SweepRow[]
   readonly signal: AbortSignal
-  readonly onProgress: (done: number, total: number) => void
+  readonly onProgress: (done: number) => void
 }
 
 /** The metric, and what it is called. */
@@ -142,24 +144,30 @@ async function collected(
   const sites = sitesOf(model, wanted, options.by, tokensOf(model, options), options.heads).filter(within)
   if (!sites.length) fail("E_USAGE", `no site is left of ${wanted}: it is not of a layer`)
   const { done, cut } = options.rows === undefined ? { done: [], cut: false } : await rowsOf(options.rows, experiment)
-  const stop = new AbortController()
-  const interrupted = () => stop.abort()
-  process.once("SIGINT", interrupted)
-  const onProgress = (n: number, total: number) => {
-    if (process.stderr.isTTY) process.stderr.write(n < total ? `\r${n} of ${total} sites` : "\r\u001B[K")
-  }
   const file = options.rows === undefined ? undefined : await openAppender(options.rows)
+  const bar = await progress("sites", sites.length, { stoppable: true })
   // After a row that was cut short the next begins on a line of its own.
   if (cut) file?.append(Buffer.from("\n"))
   const rows: SweepRow[] = []
   const known = new Set(done.map((r) => siteName(r.site)))
+  const kept = options.rows === undefined ? "" : `; the same command goes on from ${options.rows}`
+  const stopped = (name: string) => `stopped by ${name} after ${rows.length} of ${sites.length} sites${kept}`
   try {
-    for await (const row of work({ sites, metric, batch: options.batch, done, signal: stop.signal, onProgress })) {
-      rows.push(row)
-      if (!known.has(siteName(row.site))) file?.append(Buffer.from(`${JSON.stringify({ ...row, experiment })}\n`))
-    }
+    await stoppable(stopped, async (signal) => {
+      for await (const row of work({
+        sites,
+        metric,
+        batch: options.batch,
+        done,
+        signal,
+        onProgress: (n) => bar.update(n),
+      })) {
+        rows.push(row)
+        if (!known.has(siteName(row.site))) file?.append(Buffer.from(`${JSON.stringify({ ...row, experiment })}\n`))
+      }
+    })
   } finally {
-    process.off("SIGINT", interrupted)
+    bar.stop()
     await file?.close()
   }
   return rows

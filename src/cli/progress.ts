@@ -130,18 +130,18 @@ interface Progress {
   stop(): void
 }
 
-/** A bar on stderr, where that is a terminal, which is gone when all is done. */
-export async function progress(label: string, total: number): Promise<Progress> {
+/** A bar on stderr, where that is a terminal, which is gone when all is done. Signals end the process, if the work is not `stoppable`. */
+export async function progress(label: string, total: number, { stoppable = false } = {}): Promise<Progress> {
   if (!process.stderr.isTTY || total < 2) return { update() {}, stop() {} }
   const format = `${label} {bar} {value}/{total}  {duration_formatted}  left {eta_formatted}`
   const bar = await singleBar(format, process.stderr, { clearOnComplete: true })
-  const release = restoring(bar)
+  const release = stoppable ? undefined : restoring(bar)
   bar.start(total, 0)
   return {
     update: (done) => bar.update(done),
     stop: () => {
       bar.stop()
-      release()
+      release?.()
     },
   }
 }

@@ -192,15 +192,16 @@ async function bring(
       fail(path.endsWith(".index.json") ? "E_INDEX" : "E_CONFIG_LIMIT", what, { repo, file: path })
     }
   }
-  if (isIndex) {
-    await get(configs)
-    await get(await shardsOf(place, commit, prefix, weights, files))
-  } else await get([...configs, files.get(weights)!])
+  // A snapshot that has all its files is not looked at again, so what is known of them comes first.
+  if (!(await readTree(place, commit))) await writeTree(place, commit, all)
   for (const name of absent) {
     const path = place.absent(commit, `${prefix}${name}`)
     if (!(await isFile(path))) await writeFileAtomic(path, "")
   }
-  if (!(await readTree(place, commit))) await writeTree(place, commit, all)
+  if (isIndex) {
+    await get(configs)
+    await get(await shardsOf(place, commit, prefix, weights, files))
+  } else await get([...configs, files.get(weights)!])
   await keepRef(place, revision, commit)
 }
 

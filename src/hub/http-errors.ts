@@ -147,7 +147,9 @@ function jsonError(text: string): string | undefined {
 }
 
 const DNS = /^(ENOTFOUND|EAI_)/
-const TLS = /^(CERT_|ERR_TLS_|ERR_SSL_|EPROTO|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|INVALID_CA)/
+// What is wrong with a certificate: https://nodejs.org/api/tls.html#x509-certificate-error-codes.
+const TLS =
+  /^(CERT_|CRL_|ERROR_IN_|ERR_TLS_|ERR_SSL_|EPROTO|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|HOSTNAME_MISMATCH|INVALID_(CA|PURPOSE)|PATH_LENGTH_EXCEEDED|UNSPECIFIED)/
 const SLOW = /^(ETIMEDOUT|UND_ERR_(CONNECT|HEADERS|BODY)_TIMEOUT)$/
 
 /** A name that no server knows may be one that is known again in a moment; more often it is a network that is off. */

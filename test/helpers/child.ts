@@ -1,6 +1,15 @@
 /** @file Runs TypeScript of this repository in a child process, for tests that kill it, starve it or watch its memory. */
 import { spawn } from "node:child_process"
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { dirname, join, relative, resolve } from "node:path"
 import ts from "typescript"
@@ -26,6 +35,7 @@ afterAll(() => {
 
 function begin(): string {
   const folder = mkdtempSync(join(tmpdir(), "vit-prisma-child-"))
+  chmodSync(folder, 0o755) // for a child of another user
   writeFileSync(join(folder, "package.json"), '{"type":"module"}')
   symlinkSync(join(root, "node_modules"), join(folder, "node_modules"))
   return folder
@@ -54,6 +64,12 @@ export interface Ended {
   readonly stderr: string
 }
 
+/** As `spawn` takes it. */
+export interface User {
+  readonly uid?: number
+  readonly gid?: number
+}
+
 export interface RunOptions {
   readonly args?: readonly string[]
   readonly env?: Readonly<Record<string, string>>
@@ -62,6 +78,8 @@ export interface RunOptions {
   /** Source of a module that runs before the program, of JavaScript. */
   readonly preload?: string
   readonly cwd?: string
+  /** Whose process it is; by default of who began it. */
+  readonly user?: User
   /** Milliseconds until the child is killed. */
   readonly timeout?: number
 }
@@ -70,7 +88,7 @@ let programs = 0
 
 /** Run `source`, TypeScript that imports as if it lay in `test/`, in a child process until it ends. */
 export function runTs(source: string, options: RunOptions = {}): Promise<Ended> {
-  const { args = [], env = {}, node = [], preload, cwd, timeout = 30_000 } = options
+  const { args = [], env = {}, node = [], preload, cwd, user = {}, timeout = 30_000 } = options
   const program = translate(join(root, `test/program-${programs++}.ts`), source)
   const flags = [...node]
   if (preload !== undefined) {
@@ -81,6 +99,7 @@ export function runTs(source: string, options: RunOptions = {}): Promise<Ended> 
   const child = spawn(process.execPath, [...flags, program, ...args], {
     env: { ...process.env, NODE_OPTIONS: "", ...env },
     cwd,
+    ...user,
     timeout,
     killSignal: "SIGKILL",
     stdio: ["ignore", "pipe", "pipe"],

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process"
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join, resolve } from "node:path"
+import type { User } from "./child.ts"
 
 export const root = resolve(import.meta.dirname, "../..")
 export const MAIN = join(root, "dist/lib/cli/main.js")
@@ -23,15 +24,21 @@ export interface CliOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Source of a JavaScript module that runs first. */
   readonly preload?: string
+  /** Whose process it is; by default of who began it. */
+  readonly user?: User
   /** Sees the process when it has begun. */
   readonly started?: (child: ChildProcess) => void
 }
 
 /** `vit-prisma ...args` until it ends. */
-export function cli(args: readonly string[], { cwd = root, env, preload, started }: CliOptions = {}): Promise<Ran> {
+export function cli(
+  args: readonly string[],
+  { cwd = root, env, preload, user = {}, started }: CliOptions = {},
+): Promise<Ran> {
   const first = preload === undefined ? [] : ["--import", moduleOf(preload)]
   const child = spawn(process.execPath, [...first, MAIN, ...args], {
     cwd,
+    ...user,
     env: { ...process.env, NODE_OPTIONS: "", HF_HUB_CACHE: join(root, "no-such-cache"), ...env },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: 30_000,
