@@ -201,6 +201,14 @@ describe("what is done again", () => {
     expect(states()).toBe("done done done")
   })
 
+  it("is not begun where a folder has the report's name", async () => {
+    mkdirSync(at("taken/report.md"), { recursive: true })
+    const { code, stderr } = await convert("--out", at("taken"))
+    expect([code, readdirSync(at("taken"))]).toEqual([6, ["report.md"]])
+    const message = expect.stringMatching(/report\.md: is a folder, and the report's name;/) as string
+    expect(JSON.parse(stderr)).toMatchObject({ code: "E_OUTPUT", message })
+  })
+
   it("is never what something else wrote, unless forced", async () => {
     rmSync(join(out, "m0001"), { recursive: true })
     mkdirSync(join(out, "m0001"))

@@ -231,6 +231,15 @@ describe("the text", () => {
     expect(inside("[a](missing)")).toEqual([])
   })
 
+  it("is looked at for secrets in other forms: base64 of any length, in lines, in a longer text; escapes of escapes", () => {
+    const key = `hf_${"aBcD".repeat(8)}`
+    const base64 = (text: string) => Buffer.from(text).toString("base64")
+    const long = base64(`${"some text, ".repeat(900)}${key}`)
+    const escaped = encodeURIComponent(key.replace("_", "%5F"))
+    for (const form of [base64(key), long, long.replace(/.{76}/g, "$&\r\n"), escaped, `my_${key}`])
+      expect(secretIn(`a: ${form}`), form.slice(0, 80)).toBe("a Hugging Face token")
+  })
+
   it("must be there", () => {
     expect(validateCard("---\nlicense: mit\n---\n", FILES)).toMatchObject([{ rule: "text" }])
   })

@@ -464,6 +464,7 @@ const ERRORS: readonly (readonly [what: string, args: readonly string[], code: s
   ["unknown command", ["nope"], "E_USAGE", 2, /^unknown command 'nope'; see vit-prisma --help$/],
   ["misspelt command", ["inf", "x"], "E_USAGE", 2, /^unknown command 'inf' \(Did you mean info\?\); see/],
   ["unknown option", ["run", "--nope", "a", "b"], "E_USAGE", 2, /^unknown option '--nope' \(Did you mean --top\?\)/],
+  ["token as an option (SE-05)", ["info", "--token=hf_canary0123456789", "a"], "E_USAGE", 2, /^unknown option '--token'/],
   ["unknown format", ["info", "--format", "xml", demoModel], "E_USAGE", 2, /'xml' is invalid. Allowed choices are human, json;/],
   ["missing argument", ["run", demoModel], "E_USAGE", 2, /^missing required argument 'images'/],
   ["surplus argument", ["info", "a", "b"], "E_USAGE", 2, /^too many arguments for 'info'/],

@@ -481,6 +481,7 @@ describe("what comes is not what was asked for", () => {
     ["no ETag", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-linked-etag": undefined, etag: undefined } }), true)],
     ["another ETag", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-linked-etag": `"${"0".repeat(64)}"` } }), true)],
     ["no X-Repo-Commit", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-repo-commit": undefined } }), true)],
+    ["a store that is sent on to without a word on the file", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-repo-commit": undefined, "x-linked-etag": undefined } }), true)],
     ["another X-Repo-Commit", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-repo-commit": "b".repeat(40) } }), true)],
     ["another linked size", (a, _, send) => a.host === "hub" && isWeights(a) && (send({ headers: { "x-linked-size": "7" } }), true)],
     ["another range", ({ host }, _, send) => host === "store" && (send({ status: 206, headers: { "content-range": "bytes 5-9/10" } }), true)],
@@ -517,6 +518,25 @@ describe("what comes is not what was asked for", () => {
     hub.fault = ({ path }, _, send) =>
       /\/tree\//.test(path) && (send({ headers: { link: `<${path}>; rel="next"` } }), true)
     expect((await thrown(get(fresh()))).message).toContain("goes in a circle")
+  })
+  it.each<[string, (path: string) => string, RegExp]>([
+    ["without end, each page empty", (path) => `${path}&cursor=${Math.random()}`, /goes on without any$/],
+    ["at no address of the web", () => "file:///etc/passwd", /goes on at no valid address$/],
+    ["at no address at all", () => "https://[::1", /goes on at no valid address$/],
+  ])("in pages that go on %s", async (_, next, said) => {
+    serve()
+    hub.fault = ({ path }, __, send) =>
+      /\/tree\//.test(path) &&
+      (send({ headers: { link: `<${next(path)}>; rel="next"` }, body: Buffer.from("[]") }), true)
+    const error = await thrown(get(fresh()))
+    expect([error.code, error.message.replace(/;.*/, "")]).toEqual(["E_HUB_PROTOCOL", expect.stringMatching(said)])
+  })
+  it("in a page whose address has a password: it is asked for without, of the Hub alone", async () => {
+    serve()
+    hub.fault = ({ path }, _, send) =>
+      /\/tree\/(?!.*cursor)/.test(path) && (send({ headers: { link: `<https://u:pw@elsewhere.test:8443${path}&cursor=1>; rel="next"` }, body: Buffer.from("[]") }), true) // prettier-ignore
+    await get(fresh())
+    expect(hub.count(/cursor=1/)).toBe(1)
   })
   it.each<[string, (first: string, next: string) => string]>([
     ["as the Hub says it", (_, next) => `${next}; rel="next"`],

@@ -106,12 +106,28 @@ describe("waits", () => {
     expect(ms).toBeGreaterThanOrEqual(5000)
     expect(ms).toBeLessThanOrEqual(7000)
     expect(await wait({ "retry-after": new Date(0).toUTCString() })).toEqual([0])
-    expect(await wait({ "retry-after": "soon" })).toEqual([1000])
+    // asctime's form, which names no zone, is GMT (RFC 9110).
+    const [, day, month, year, time] = date.split(" ")
+    const asctime = `${date.slice(0, 3)} ${month} ${day!.replace(/^0/, " ")} ${time} ${year}`
+    expect(await wait({ "retry-after": asctime })).toEqual([ms])
+  })
+  it.each(["soon", "-5", "+2", "2, 3", "2000-01-01"])("are the usual ones where Retry-After is %j", async (after) => {
+    expect(await wait({ "retry-after": after })).toEqual([1000])
   })
   it("are as RateLimit says, where nothing is left; of two wishes the longer counts", async () => {
     expect(await wait({ ratelimit: '"api";r=0;t=2' })).toEqual([2000])
     expect(await wait({ ratelimit: '"api"; r=0; t=2', "retry-after": "4" })).toEqual([4000])
     expect(await wait({ ratelimit: '"api";r=7;t=55' })).toEqual([1000])
+  })
+  it.each<[string, number]>([
+    ['"api";t=2;r=0', 2],
+    ['"api";r=0;pk=:YQ==:;t=2', 2],
+    ["api; r=0; t=2", 2],
+    ['"pages";r=0;t=2, "api";r=0;t=3', 3],
+    ['"pages";r=5;t=200,"api";t=2;r=0', 2],
+    ['"api";r=05;t=9', 1],
+  ])("for a RateLimit of %s (HD-04) are %f s", async (ratelimit, seconds) => {
+    expect(await wait({ ratelimit })).toEqual([1000 * seconds])
   })
   it("of more than 120 s in all are refused at once", async () => {
     const long = client([status(429, { "retry-after": "3600" })])
@@ -180,7 +196,7 @@ describe("an answer that is no success", () => {
   }) // prettier-ignore
 
   it("is told in the server's words, one line, without queries, tokens and pages", async () => {
-    const words = `bad\n${CANARY} at https://s.test/x?X-Amz-Signature=abc ${encodeURIComponent(CANARY)} ${btoa(CANARY)}`
+    const words = `bad\n${CANARY} at https://s.test/x?X-Amz-Signature=abc /y?Signature=d //u:Signature@z ${encodeURIComponent(CANARY)} ${btoa(CANARY)}`
     for (const response of [status(400, {}, JSON.stringify({ error: words })), status(400, { "x-error-message": words.replace("\n", " ") }), status(400, {}, words)]) {
       const { message } = await refused(response)
       expect(message).toContain("https://s.test/x")
@@ -199,6 +215,7 @@ describe("an answer that is no success", () => {
     ["an old certificate", "CERT_HAS_EXPIRED", "E_NETWORK", 1],
     ["no answer", "UND_ERR_CONNECT_TIMEOUT", "E_HUB_TIMEOUT", 6],
     ["what is no HTTP", "HPE_INVALID_CONSTANT", "E_HUB_PROTOCOL", 6],
+    ["a header that none may send", "UND_ERR_INVALID_ARG", "E_HUB_PROTOCOL", 1],
   ])("%s (%s) is %s after %i tries", async (_, system, code, tries) => {
     const { http, sent } = client([broken(system, `about ${CANARY}`)])
     const error = await thrown(http.request(`${HUB}/x?secret=1`))
@@ -207,6 +224,24 @@ describe("an answer that is no success", () => {
     expect(error.message).not.toMatch(new RegExp(`${CANARY}|secret`))
     expect(sent).toHaveLength(tries)
   })
+
+  it("of OpenSSL is the same twice (I8), whatever thread it speaks of", async () => {
+    const said = "error:0A00010B:SSL routines:ssl3_get_record:wrong version number"
+    const messages = ["80FCCD71A67F0000", "40E7B9A1D37F0000"].map(async (thread) => {
+      const { http } = client([broken("ERR_SSL_WRONG_VERSION_NUMBER", `${thread}:${said}`)])
+      return (await thrown(http.request(`${HUB}/x`))).message
+    })
+    expect(new Set(await Promise.all(messages)).size).toBe(1)
+  })
+
+  it.each([{ "x a": "b" }, { a: "b\r\nc: d" }])(
+    "to a request with the headers %j that a store names is none",
+    async (headers) => {
+      const { http, sent, clock } = client([fine()])
+      expect((await thrown(http.request("https://store.test/x", { headers }))).code).toBe("E_HUB_PROTOCOL")
+      expect([sent, clock.slept]).toEqual([[], []])
+    },
+  )
 
   it("is one line of E_HUB_PROTOCOL where JSON was expected", async () => {
     for (const body of ["<html>log in</html>", "", "{", "\u0000", `<b>${CANARY}`, `${"x".repeat(30)}${CANARY}`]) {
@@ -271,6 +306,9 @@ describe("a redirect", () => {
     ["to it in one number", "https://2852039166/latest"],
     ["to it in hex", "https://0xA9FEA9FE/latest"],
     ["to it as IPv6", "https://[::ffff:169.254.169.254]/latest"],
+    ["to it as IPv6 of another form", "https://[::169.254.169.254]/latest"],
+    ["to it by 6to4", "https://[2002:a9fe:a9fe::]/latest"],
+    ["to it by Teredo", "https://[2001:0:a9fe:a9fe::]/latest"],
     ["to AWS's own", "https://[fd00:ec2::254]/latest"],
     ["to Google's by name", "https://metadata.google.internal/"],
     ["to this machine", "https://127.0.0.1/x"],

@@ -63,6 +63,22 @@ describe("the Hub's settings", () => {
     expect(error.message).not.toContain("secret")
   })
 
+  it.each<[string, object]>([
+    ["endpoint must be text, got number", { endpoint: 5 }],
+    ["cacheDir must be text, got object", { cacheDir: {} }],
+    ["token must be text, got boolean", { token: true }],
+    ["wait must be milliseconds from 0 on, got NaN", { wait: NaN }],
+    ["wait must be milliseconds from 0 on, got -1", { wait: -1 }],
+  ])("of another type are refused: %s", async (said, given) => {
+    expect(await thrown(hubSettings(given, { HOME: home }))).toMatchObject({ code: "E_USAGE", message: said })
+  })
+
+  it("with an empty folder of the cache have that of the environment", async () => {
+    expect((await hubSettings({ cacheDir: "" }, { HOME: home })).cacheDir).toBe(
+      (await hubSettings({}, { HOME: home })).cacheDir,
+    )
+  })
+
   it("take no folder for a token, and no more of a file than a token is long", async () => {
     mkdirSync(join(home, "dir"))
     expect((await hubSettings({}, { HOME: home, HF_TOKEN_PATH: join(home, "dir") })).token).toBe(undefined)

@@ -108,6 +108,12 @@ describe("checkListing", () => {
     expect(code(() => checkListing(names, "x"))).toBe("E_NAME_COLLISION")
   })
 
+  it("refuses it for its folders too (PA-01, PA-07)", () => {
+    for (const name of CVE_NAMES) expect(code(() => checkListing(["a"], "x", ["b", name]))).toBe("E_UNSAFE_PATH")
+    expect(code(() => checkListing(["b/c", "a"], "x", ["b", "a"]))).toBe("E_NAME_COLLISION")
+    expect(checkListing(["b/c", "a"], "x", ["b"])).toEqual(["b/c", "a"])
+  })
+
   it("tells folders from names that begin alike", () => {
     const names = ["a", "ab/c", "a.b/c", "b/a", "b/ab"]
     expect(checkListing(names, "x")).toEqual(names)

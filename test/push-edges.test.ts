@@ -140,6 +140,70 @@ it("what the repo's .gitignore names is told as what stays here", async () => {
   expect(unchanged).toBe(0)
 })
 
+it("the .gitignore that comes with a push counts for it", async () => {
+  const folder = mouse()
+  writeFileSync(join(folder, ".gitignore"), "*.svg\n")
+  expect((await push(folder)).skipped).toContainEqual({ path: "curves.svg", why: "is named by the repo's .gitignore" })
+  expect([...hub.files(ID).keys()]).not.toContain("curves.svg")
+  expect((await push(folder)).committed).toBe(false)
+})
+
+it.each<[string, PushOptions, string, RegExp]>([
+  ["a path into .git (HU-10)", { path: ".git/x" }, "E_UNSAFE_PATH", /lies in \.git/],
+  ["a path that leads out (HU-10)", { path: "../x" }, "E_UNSAFE_PATH", /\.\.\/x/],
+  ["a token as the message", { message: "by hf_0123456789abcdefXY" }, "E_SECRET_FOUND", /the message holds a Hugging/],
+  ["a token as the branch", { branch: "hf_0123456789abcdefXY" }, "E_SECRET_FOUND", /the branch holds a Hugging/],
+  [
+    "the own token as the path",
+    { path: "t/s3cret-Token", token: "s3cret-Token" },
+    "E_SECRET_FOUND",
+    /the path holds your/,
+  ],
+])("%s is refused before anything is asked, and no repo is made", async (_, options, code, what) => {
+  const error = await thrown(push(mouse(), options))
+  expect([error.code, error.message]).toEqual([code, expect.stringMatching(what)])
+  expect(hub.requests).toEqual([])
+})
+
+it("a folder that is no text, and a name that is not UTF-8, are refused in words", async () => {
+  expect((await thrown(push(5 as never))).code).toBe("E_INPUT")
+  const folder = mouse()
+  try {
+    writeFileSync(Buffer.concat([Buffer.from(`${folder}/a`), Buffer.from([0xff, 0x62])]), "x")
+  } catch {
+    return // a file system that has only names in UTF-8
+  }
+  const error = await thrown(push(folder))
+  expect([error.code, error.message]).toEqual(["E_UNSAFE_PATH", expect.stringMatching(/is not UTF-8; rename/)])
+})
+
+describe("a token in a folder (I5)", () => {
+  const token = "canary/Token+9876-xyz"
+  const base64 = (text: string) => Buffer.from(text).toString("base64")
+  const utf16 = Buffer.from(`\ufefftoken: ${token}`, "utf16le")
+  it.each<[string, Record<string, string | Uint8Array>]>([
+    ["in base64", { "a.txt": base64(token) }],
+    ["in base64 of a longer text", { "a.txt": base64(`user:${token}@`) }],
+    ["in lines of base64", { "a.txt": base64(`${"x".repeat(40)}${token}`).replace(/.{64}/g, "$&\n") }],
+    ["escaped for a URL", { "a.txt": `?t=${encodeURIComponent(token)}` }],
+    ["in UTF-16", { "a.txt": utf16 }],
+    ["in UTF-16 of the other order", { "a.txt": Buffer.from(utf16).swap16() }],
+    ["over the border of what is read at once", { "a.txt": `${"x ".repeat(2 ** 19 - 5)}${token}` }],
+    ["in a file's name", { [encodeURIComponent(token)]: "x" }],
+  ])("%s is found, and nothing is sent", async (_, files) => {
+    const [folder, own] = [mouse(), await startHub({ tokens: { [token]: { name: "owner", role: "write" } } })]
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(folder, name), text)
+    try {
+      const error = await thrown(pushFolder(folder, ID, { endpoint: own.url, token }))
+      expect([error.code, error.message]).toEqual(["E_SECRET_FOUND", expect.stringMatching(/ holds your token/)])
+      expect(error.message).not.toContain(encodeURIComponent(token))
+      expect(own.requests.filter(({ method }) => method !== "GET")).toEqual([])
+    } finally {
+      await own.close()
+    }
+  })
+})
+
 it("a folder or a link out where the card should be is no card, and no other is made", async () => {
   const [folder, linked] = [mouse(), mouse()]
   for (const at of [folder, linked]) rmSync(join(at, "README.md"))

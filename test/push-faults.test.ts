@@ -134,6 +134,19 @@ describe("one commit (G28)", () => {
       expect([commits(), clock.slept.length]).toEqual([1, times])
       hub.store.removeRepo(ID)
     }
+    const clock = fakeClock()
+    hub.fault({ on: CALLS.commit, do: { ...busy, headers: { "retry-after": "30" } } })
+    await push(folder(), { clock })
+    expect(clock.slept).toEqual([30_000])
+    hub.store.removeRepo(ID)
+    for (const more of [{}, { headers: { "retry-after": "3000" } }]) {
+      hub.reset()
+      hub.fault({ on: CALLS.commit, times: 99, do: { ...busy, ...more } })
+      const waits = fakeClock()
+      expect((await thrown(push(folder(), { clock: waits }))).code).toBe("E_HUB_CONFLICT")
+      expect(waits.slept).toHaveLength("headers" in more ? 0 : 5)
+    }
+    hub.reset()
     hub.fault({ on: CALLS.commit, times: 99, do: busy })
     expect((await thrown(push(folder()))).code).toBe("E_HUB_CONFLICT")
     expect(commits()).toBe(0)
@@ -278,6 +291,7 @@ describe("uploads", () => {
       [{ actions: { upload: { href: "file:///etc/passwd" } } }, /not https/],
       [{ actions: { upload: {} } }, /no address/],
       [{ error: { code: 507, message: `no room for ${TOKEN}` } }, /no room for \*\*\*/],
+      [{ error: { code: 507 } }, /refuses "large\.safetensors": without a reason/],
     ]
     for (const [what, rule] of answers) {
       const path = folder()

@@ -10,7 +10,6 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
 import { type Bullmq, openBullmq } from "../src/jobs/bullmq.ts"
 import { type Job, jobFrom, type JobValue } from "../src/jobs/job.ts"
-import { privateBytes } from "../src/jobs/memory.ts"
 import { optional } from "../src/jobs/optional.ts"
 import { idOf, QUEUE_NAME } from "../src/jobs/queue-runner.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
@@ -339,47 +338,6 @@ describe.each(SERVERS)("a job that two workers of $name have at once", ({ name, 
     await first.says("done next")
     first.child.kill("SIGTERM")
     expect(await first.ended).toBe(143)
-  })
-})
-
-describe.skipIf(!SERVERS[0]!.here)("a long queue", () => {
-  const count = 1000
-  /** Bytes that may be held more in the last three tenths of the jobs than in those before: what is not collected yet. */
-  const MORE = 12e6
-
-  it(`of ${count} jobs takes no more memory at its end than in its midst`, { timeout: 60_000 }, async () => {
-    const server = await SERVERS[0]!.open()
-    open.push(server)
-    // Folders without a model are refused in a millisecond: what is measured is the queue.
-    const models = Array.from({ length: count }, (_, i) => at("long", `m${i}`))
-    for (const folder of models) mkdirSync(folder, { recursive: true })
-    writeFileSync(at("long/list.txt"), models.join("\n"))
-    const taking = startWorker(["--queue", server.url, "--root", scratch, "--jobs", "2", "--json"], env)
-    workers.add(taking.child)
-    let producer: ChildProcess | undefined
-    const started = (child: ChildProcess) => (producer = child)
-    const args = ["convert", "--from", at("long/list.txt"), "--out", at("long-out"), "--queue", server.url, "--json"]
-    const done = vitPrisma(args, { started })
-    const connection = new Redis(server.url, { maxRetriesPerRequest: null })
-    const queue = new Queue("vit-prisma", { connection })
-    const held: { ended: number; bytes: number[] }[] = []
-    const over = new AbortController()
-    void done.finally(() => over.abort())
-    while (!over.signal.aborted) {
-      const bytes = await Promise.all([producer!, taking.child].map(({ pid }) => privateBytes(pid!)))
-      held.push({ ended: await queue.getFailedCount(), bytes: bytes.map((b) => b ?? 0) })
-      await new Promise((next) => setTimeout(next, 50))
-    }
-    await queue.close()
-    connection.disconnect()
-    expect([(await done).code, readReport(at("long-out")).counts["failed"]]).toEqual([1, count])
-    const most = (from: number, to: number) =>
-      [0, 1].map((of) => Math.max(...held.filter(({ ended: n }) => n > from && n <= to).map(({ bytes }) => bytes[of]!)))
-    const [midst, end] = [most(0.4 * count, 0.7 * count), most(0.7 * count, count)]
-    expect(Math.min(...midst)).toBeGreaterThan(10e6)
-    for (const [i, of] of ["the producer", "the worker"].entries()) expect(end[i]! - midst[i]!, of).toBeLessThan(MORE)
-    taking.child.kill("SIGTERM")
-    expect(await taking.ended).toBe(143)
   })
 })
 

@@ -11,7 +11,7 @@ export interface CardFiles {
 
 /** Programs' own forms of access tokens. */
 const SECRETS: readonly (readonly [RegExp, string])[] = [
-  [/\bhf_[A-Za-z0-9]{16,}/, "a Hugging Face token"],
+  [/(?<![A-Za-z0-9])hf_[A-Za-z0-9]{16,}/, "a Hugging Face token"],
   [/\b(?:ghp|gho|ghs|ghu)_[A-Za-z0-9]{30,}|\bgithub_pat_\w{40,}/, "a GitHub token"],
   [/\bAKIA[0-9A-Z]{16}\b/, "an AWS key"],
   [/\bsk-[A-Za-z0-9_-]{20,}/, "an API key"],
@@ -20,14 +20,17 @@ const SECRETS: readonly (readonly [RegExp, string])[] = [
   [/[?&](?:X-Amz-Signature|Signature|token|access_token)=[^\s&]{8,}/, "a signed URL"],
 ]
 
-/** What is secret in a text, in words; also where it is written as base64 or in a URL's escapes. */
+/** What is secret in a text, in words; also where it is written as base64, in lines or one, or in a URL's escapes, once or twice. */
 export function secretIn(text: string): string | undefined {
   const forms = [text]
-  if (/%[0-9a-f]{2}/i.test(text))
-    forms.push(text.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16))))
-  for (const run of text.match(/[A-Za-z0-9+/_-]{20,}/g) ?? []) {
+  for (let times = 0, form = text; times < 2 && /%[0-9a-f]{2}/i.test(form); times++) {
+    form = form.replace(/%([0-9a-f]{2})/gi, (_, hex: string) => String.fromCharCode(Number.parseInt(hex, 16)))
+    forms.push(form)
+  }
+  const inOneLine = text.replace(/(?<=[A-Za-z0-9+/_-]{20})\r?\n[ \t]*(?=[A-Za-z0-9+/_-])/g, "")
+  for (const run of inOneLine.match(/[A-Za-z0-9+/_-]{20,}/g) ?? []) {
     // Where it begins in a longer text, a token may stand at any of three places.
-    for (const skip of [0, 1, 2, 3]) forms.push(Buffer.from(run.slice(skip, skip + 4096), "base64").toString("latin1"))
+    for (const skip of [0, 1, 2, 3]) forms.push(Buffer.from(run.slice(skip), "base64").toString("latin1"))
   }
   return SECRETS.find(([pattern]) => forms.some((form) => pattern.test(form)))?.[1]
 }

@@ -10,13 +10,13 @@ import type { ActivationsJob, JobResult, JobValue, PlanJob } from "../jobs/job.t
 import { parseShard, shardOf } from "../jobs/list.ts"
 import { openPool } from "../jobs/pool.ts"
 import { doneBefore } from "../jobs/record.ts"
-import { reportOf, writeReport } from "../jobs/report.ts"
+import { refuseTaken, reportOf, writeReport } from "../jobs/report.ts"
 import type { Work } from "../jobs/work.ts"
 import { quote } from "../tensor/quote.ts"
 import type { ActivationsOptions } from "./activations.ts"
 import type { BatchOptions } from "./batch-options.ts"
 import { bytesOption, cancelJobs, poolOptions, runJobs } from "./batch.ts"
-import { bytes, counted, note, print, printJson, warn } from "./output.ts"
+import { bytes, counted, note, print, printJson, tell, warn } from "./output.ts"
 
 export interface DatasetOptions extends BatchOptions {
   readonly data?: string
@@ -49,17 +49,18 @@ export async function datasetActivations(
   await tellSize(plan, all, out, options)
   const jobs = shard ? shardOf(all, shard) : all
   if (options.cancel) return cancelJobs(jobs, options)
+  const reportName = shard ? `report-${shard.index}-of-${shard.count}` : "report"
+  await refuseTaken(out, reportName)
   const { results, began, exitCode } = await runJobs("files", jobs, out, options)
-  await writeReport(
-    out,
-    shard ? `report-${shard.index}-of-${shard.count}` : "report",
-    reportOf("files", jobs, results, began),
-  )
+  await writeReport(out, reportName, reportOf("files", jobs, results, began))
   process.exitCode = exitCode
   const files = await wholeFiles(all, plan, results)
   if (files.length === all.length) await writeFileAtomic(join(out, INDEX), activationsIndex(plan, files))
   else
-    note(`${files.length} of ${counted(all.length, "file")} are done; the index is written by the run that finds all`)
+    tell(
+      `${files.length} of ${counted(all.length, "file")} are done; the index is written by the run that finds all`,
+      options,
+    )
   const index = files.length === all.length ? join(out, INDEX) : null
   if (options.format === "json") printJson({ index, files: files.length, of: all.length, rows: plan.rows })
   else if (index !== null) print(index)

@@ -4,7 +4,7 @@ import { join, resolve } from "node:path"
 import { fail } from "../errors.ts"
 import type { ConvertJob } from "../jobs/job.ts"
 import { type Listed, parseShard, readList, shardOf } from "../jobs/list.ts"
-import { reportOf, writeReport } from "../jobs/report.ts"
+import { refuseTaken, reportOf, writeReport } from "../jobs/report.ts"
 import type { BatchOptions } from "./batch-options.ts"
 import { cancelJobs, runJobs } from "./batch.ts"
 import type { ConvertOptions } from "./convert.ts"
@@ -23,6 +23,7 @@ export async function convertList(options: ConvertOptions & ListOptions & { read
   if (options.revision !== undefined)
     fail("E_USAGE", "--revision is for one model; in a list write owner/name@revision")
   if (push !== undefined && !OWNER.test(push)) fail("E_USAGE", `--push wants a user or organisation, got "${push}"`)
+  if (options.out === "") fail("E_USAGE", "--out wants a folder, got none")
   if (options.private && push === undefined) fail("E_USAGE", "--private is of the repos that --push makes")
   const shard = options.shard === undefined ? undefined : parseShard(options.shard)
   const { models, warnings } = await readList(from)
@@ -30,9 +31,10 @@ export async function convertList(options: ConvertOptions & ListOptions & { read
   const out = resolve(options.out)
   const jobs = await jobsOf(shard ? shardOf(models, shard) : models, out, options)
   if (options.cancel) return cancelJobs(jobs, options)
+  const name = shard ? `report-${shard.index}-of-${shard.count}` : "report"
+  await refuseTaken(out, name)
   const { results, began, exitCode } = await runJobs("models", jobs, out, options)
   const report = reportOf("models", jobs, results, began)
-  const name = shard ? `report-${shard.index}-of-${shard.count}` : "report"
   await writeReport(out, name, report)
   if (format === "json") printJson(report)
   else {

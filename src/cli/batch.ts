@@ -11,7 +11,7 @@ import { queueRunner } from "../jobs/queue-runner.ts"
 import { quote } from "../tensor/quote.ts"
 import { batchDisplay } from "./batch-display.ts"
 import { type BatchOptions, GRACE } from "./batch-options.ts"
-import { note, warn } from "./output.ts"
+import { tell, warn } from "./output.ts"
 
 /** Bytes of what a process needs to do anything useful. */
 const LEAST = PROCESS_BYTES + 64 * 2 ** 20
@@ -39,7 +39,8 @@ interface Signalled {
 }
 
 /** Ctrl-C or SIGTERM: no new jobs; after `grace` seconds, or at the second, those that run are ended. */
-export function untilSignal({ grace = GRACE }: Pick<BatchOptions, "grace">): Signalled {
+export function untilSignal(options: Pick<BatchOptions, "grace"> & Partial<Pick<BatchOptions, "format">>): Signalled {
+  const { grace = GRACE } = options
   const [stop, kill] = [new AbortController(), new AbortController()]
   // Everything that runs or waits listens to them.
   setMaxListeners(0, stop.signal, kill.signal)
@@ -47,7 +48,7 @@ export function untilSignal({ grace = GRACE }: Pick<BatchOptions, "grace">): Sig
   const on = (signal: NodeJS.Signals) => {
     if (first) return kill.abort()
     first = signal
-    note(`${signal}: what runs may finish, for at most ${grace} s; once more ends it now`)
+    tell(`${signal}: what runs may finish, for at most ${grace} s; once more ends it now`, options)
     stop.abort()
     setTimeout(() => kill.abort(), grace * 1000).unref()
   }

@@ -2,6 +2,7 @@
 /** @file The command line: data on stdout, everything else on stderr, exit codes by kind of error (docs/errors.md). */
 import { Command, CommanderError, InvalidArgumentError, Option } from "commander"
 import { PrismaError } from "../errors.ts"
+import { keepTokens } from "../hub/settings.ts"
 import { version } from "../version.ts"
 import { DEVICES } from "../runtime/devices.ts"
 import { withBatch, withJobs } from "./batch-options.ts"
@@ -296,6 +297,7 @@ withCache(program.command("doctor"))
   .option("--heal", "repair the cache")
   .action(async (options) => (await import("./doctor.ts")).doctor(options))
 
+keepTokens()
 const json = asksForJson(process.argv.slice(2))
 // A reader that has seen enough, as head, is no error; nor is one who wants no messages.
 process.stderr.on("error", () => {})
@@ -315,7 +317,9 @@ try {
 /** Help and version are no errors; anything else that commander refuses is one of usage. */
 function usage(error: CommanderError): number {
   if (error.exitCode === 0) return 0
-  const said = error.code === "commander.help" ? "no command was given" : error.message
+  const words = error.code === "commander.help" ? "no command was given" : error.message
+  // A token that somebody tries to give so stays out of logs.
+  const said = error.code === "commander.unknownOption" ? words.replace(/(?<='-[^'=]*)=[^']*/, "") : words
   const line = said.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")
   return report(new PrismaError("E_USAGE", `${line.replace(/\.$/, "")}; see vit-prisma --help`), json)
 }

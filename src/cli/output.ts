@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises"
 import { styleText } from "node:util"
 import { type Command, InvalidArgumentError, Option } from "commander"
-import { fail, PrismaError } from "../errors.ts"
+import { fail, PrismaError, withoutSecrets } from "../errors.ts"
 import { loadPretrained, type LoadedViT } from "../hub/load-pretrained.ts"
 import { DEVICES, type Device } from "../runtime/devices.ts"
 import { downloadProgress } from "./progress.ts"
@@ -98,8 +98,8 @@ export async function loadModel(name: string, options: ModelOptions): Promise<Lo
   return model
 }
 
-/** Data, to stdout. */
-export const print = (text: string): void => void process.stdout.write(`${text}\n`)
+/** Data, to stdout. No secret is in it, whatever names it has. */
+export const print = (text: string): void => void process.stdout.write(`${withoutSecrets(text)}\n`)
 export const printJson = (value: unknown): void => print(JSON.stringify(value, undefined, 2))
 
 /** Text from a file, such as a tensor's name, on one line of a terminal that obeys control characters. */
@@ -107,7 +107,10 @@ export const plain = (text: string): string =>
   text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (c) => `\\u{${c.codePointAt(0)!.toString(16)}}`)
 
 /** Anything else, to stderr. */
-export const note = (text: string): void => void process.stderr.write(`${text}\n`)
+export const note = (text: string): void => void process.stderr.write(`${withoutSecrets(text)}\n`)
+/** What is told of the work; where results are JSON, as one object. */
+export const tell = (text: string, { format }: Partial<Pick<ModelOptions, "format">>): void =>
+  note(format === "json" ? JSON.stringify({ note: text }) : text)
 /** What is odd but no error; with --format json, stderr holds one JSON object a line. */
 export const warn = (text: string, { format }: Pick<ModelOptions, "format">): void =>
   note(format === "json" ? JSON.stringify({ warning: text }) : `warning: ${plain(text)}`)

@@ -23,6 +23,7 @@ const utf8 = new TextEncoder()
 /** `name` if it stays below whatever folder it is joined to, on every system; it is a path of segments with `/` between.
  * `file` says where the name was found. Errors: E_UNSAFE_PATH. */
 export function safeRelPath(name: string, file: string): string {
+  if (typeof name !== "string") fail("E_UNSAFE_PATH", `${file}: a path must be text, got ${typeof name}`, { file })
   const refuse = (what: string): never =>
     fail(
       "E_UNSAFE_PATH",
@@ -45,15 +46,23 @@ export function isWithin(folder: string, path: string): boolean {
   return !isAbsolute(way) && !/^\.\.(?:[\\/]|$)/.test(way)
 }
 
-/** The names of a whole listing, all safe and able to exist side by side, else none. `source` says whose listing it is.
- * Errors: E_UNSAFE_PATH; E_NAME_COLLISION for `a` beside `a` or `a/b`. */
-export function checkListing(names: Iterable<string>, source: string): readonly string[] {
+/** The names of a whole listing, all safe and able to exist side by side, else none. `source` says whose listing it is,
+ * `folders` are those it lists as such. Errors: E_UNSAFE_PATH; E_NAME_COLLISION for `a` beside `a`, `a/b` or a folder `a`. */
+export function checkListing(
+  names: Iterable<string>,
+  source: string,
+  folders: Iterable<string> = [],
+): readonly string[] {
   const files = new Set<string>()
   for (const name of names) {
     if (files.has(safeRelPath(name, source))) {
       fail("E_NAME_COLLISION", `${source}: file name ${quote(name)} is listed twice`, { file: source })
     }
     files.add(name)
+  }
+  for (const folder of folders) {
+    if (!files.has(safeRelPath(folder, source))) continue
+    fail("E_NAME_COLLISION", `${source}: ${quote(folder)} is listed as a file and as a folder`, { file: source })
   }
   for (const name of files) {
     for (let slash = name.indexOf("/"); slash >= 0; slash = name.indexOf("/", slash + 1)) {
@@ -83,6 +92,7 @@ const BAD_IDS: readonly (readonly [RegExp, string])[] = [
 
 /** `text` if it is a repository id, `name` or `owner/name`. Errors: E_REPO_ID. */
 export function repoId(text: string): string {
+  if (typeof text !== "string") fail("E_REPO_ID", `a repository id must be text as owner/name, got ${typeof text}`)
   for (const [rule, what] of BAD_IDS) {
     if (rule.test(text)) fail("E_REPO_ID", `repository id ${quote(text)} ${what}; expected a form like owner/name`)
   }

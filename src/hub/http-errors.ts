@@ -111,11 +111,14 @@ const storeError = (text: string): string | undefined => {
   return said.filter((part) => part !== undefined).join(": ") || undefined
 }
 
-/** Foreign text without our token and without the queries of URLs. */
+/** Foreign text without our token and without the queries of URLs, whole or not, and who they are for. */
 export function cleaned(text: string, token?: string): string {
   const forms = token ? [token, encodeURIComponent(token), btoa(token)] : []
   const hidden = forms.reduce((t, form) => t.replaceAll(form, "***"), text)
-  return hidden.replace(/(https?:\/\/[^\s?"'<>]*)\?[^\s"'<>]*/g, "$1")
+  return hidden
+    .replace(/(https?:\/\/[^\s?"'<>]*)\?[^\s"'<>]*/g, "$1")
+    .replace(/\?[\w.%-]+=[^\s"'<>]*/g, "")
+    .replace(/(\/\/)[^\s/@"'<>]{1,500}@/g, "$1")
 }
 
 async function bodyStart(response: Response): Promise<string> {
@@ -161,12 +164,17 @@ export function networkError(error: unknown, asked: Asked): PrismaError {
   if (error instanceof PrismaError) return error
   const cause: unknown = error instanceof Error && error.cause !== undefined ? error.cause : error
   const system = cause instanceof Error && "code" in cause && typeof cause.code === "string" ? cause.code : ""
-  const said = cleaned(cause instanceof Error ? cause.message : String(cause), asked.token)
+  const text = cleaned(cause instanceof Error ? cause.message : String(cause), asked.token)
+  // OpenSSL begins with the number of the thread.
+  const said = text.replace(/^[0-9A-F]+:error:/, "")
   const url = plainUrl(asked.url)
   const { host } = new URL(asked.url)
   const made = (code: ErrorCode, what: string, retryable = true) =>
     new PrismaError(code, `${url}: ${what}${system ? ` (${system})` : ""}`, { ...placeOf(asked, retryable), cause })
   if (/unexpected redirect/.test(said)) return made("E_HUB_PROTOCOL", "redirects an upload; refused", false)
+  // Of a request that was never sent.
+  if (system === "UND_ERR_INVALID_ARG" || said.startsWith("Headers.append: "))
+    return made("E_HUB_PROTOCOL", `what it is to be sent with is no HTTP: ${quote(said)}`, false)
   if (DNS.test(system))
     return made("E_NETWORK", `the name ${host} is not known here; check the network and HF_ENDPOINT`)
   if (TLS.test(system)) {

@@ -21,6 +21,8 @@ export interface RepoFile {
 const COMMIT = /^[0-9a-f]{40}$/
 /** The largest repos have some hundred thousand, in pages of a thousand. */
 const MAX_FILES = 500_000
+/** Pages one after the other that list nothing and name a next one. */
+const MAX_EMPTY = 3
 
 /** The commit that a branch, tag or short commit means now. Errors: those of the Hub; E_HUB_PROTOCOL. */
 export async function commitOf(http: HubHttp, repo: string, revision: string, init: HubInit = {}): Promise<string> {
@@ -37,22 +39,29 @@ export async function commitOf(http: HubHttp, repo: string, revision: string, in
 export async function filesAt(http: HubHttp, repo: string, commit: string): Promise<readonly RepoFile[]> {
   const first = hubUrl(http.endpoint, "api", "models", ...segments(repo), "tree", commit)
   const files: RepoFile[] = []
+  const folders = new Set<string>()
   const seen = new Set<string>()
+  let empty = 0
   let url: string | undefined = `${first}?recursive=true&expand=false`
   while (url !== undefined) {
     if (seen.has(url)) protocol(first, repo, "the list of files goes in a circle")
-    if (files.length > MAX_FILES) protocol(first, repo, `lists more than ${MAX_FILES} files`)
+    if (files.length + folders.size > MAX_FILES) protocol(first, repo, `lists more than ${MAX_FILES} files`)
     seen.add(url)
     const response: Response = await http.request(url, { repo, maxBytes: 16 * 2 ** 20, whole: true })
     const entries: unknown = await response.json().catch(() => undefined)
     if (!Array.isArray(entries)) protocol(first, repo, "the list of files is no JSON array")
     for (const entry of entries) {
-      const { type } = fieldsOf(entry)
+      const { type, path } = fieldsOf(entry)
       if (type !== "directory") files.push(fileOf(fieldsOf(entry), first, repo))
+      else if (typeof path === "string") folders.add(path)
     }
-    url = nextPage(response.headers.get("link"), url, http.endpoint)
+    const next = nextLink(response.headers.get("link"))
+    empty = entries.length ? 0 : empty + 1
+    if (next !== undefined && empty > MAX_EMPTY) protocol(first, repo, "the list of files goes on without any")
+    const wrong = "the list of files goes on at no valid address"
+    url = next === undefined ? undefined : (pageAt(next, url, http.endpoint) ?? protocol(first, repo, wrong))
   }
-  checkListing(files.map((f) => f.path), plainUrl(first)) // prettier-ignore
+  checkListing(files.map((f) => f.path), plainUrl(first), folders) // prettier-ignore
   return files
 }
 
@@ -68,15 +77,21 @@ function fileOf(entry: Readonly<Record<string, unknown>>, url: string, repo: str
   return { path, size: bytes, etag, blobId: oid, ...(typeof xetHash === "string" && { xetHash }) }
 }
 
-/** `Link: <url>; rel="next"`, which stays inside the Hub. */
-function nextPage(link: string | null, base: string, endpoint: string): string | undefined {
+/** Where `Link: <url>; rel="next"` leads to. */
+function nextLink(link: string | null): string | undefined {
   const links = (link ?? "").matchAll(/<([^>]*)>((?:\s*;\s*[\w*-]+\s*=\s*(?:"[^"]*"|[^\s",;]*))*)/g)
   const [, target] = [...links].find(([, , about]) => /;\s*rel\s*=\s*(next\b|"([^"]* )?next[" ])/i.test(about!)) ?? []
-  if (target === undefined || !URL.canParse(target, base)) return undefined
-  const next = new URL(target, base)
+  return target
+}
+
+/** The page that a link from `base` means, inside the Hub; undefined where it can mean none. */
+function pageAt(target: string, base: string, endpoint: string): string | undefined {
+  if (!URL.canParse(target, base)) return undefined
+  const { protocol, pathname, search } = new URL(target, base)
+  if (!/^https?:$/.test(protocol)) return undefined
   // A Hub behind another address names its own.
-  const { protocol, host } = new URL(endpoint)
-  next.protocol = protocol
-  next.host = host
-  return next.href
+  const page = new URL(endpoint)
+  page.pathname = pathname
+  page.search = search
+  return page.href
 }

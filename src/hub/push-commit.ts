@@ -7,7 +7,7 @@ import { interrupted } from "./http-errors.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
 import { LazyBlob } from "./lazy-blob.ts"
 import type { Content } from "./push-folder.ts"
-import { backoff, MAX_TRIES } from "./retry.ts"
+import { backoff, MAX_TRIES, MAX_WAIT, wished } from "./retry.ts"
 import { fieldsOf } from "../tensor/record.ts"
 
 /** A file with the hash that the repo will know it by: a sha256 where it lies in the store, else git's, and it is sent along. */
@@ -57,11 +57,12 @@ export async function commitFiles(http: HubHttp, commit: Commit): Promise<string
       return found.head
     }
     if (answer instanceof PrismaError) throw answer
-    if (last) await okOr(answer, { url, repo, authorized: true })
+    const wish = wished(answer.headers, http.clock.now()) ?? 0
+    if (last || wish > MAX_WAIT) await okOr(answer, { url, repo, authorized: true })
     discard(answer)
     refuseChanged(commit, found.files)
     parent = found.head
-    await http.clock.sleep(backoff(done, http.clock.random()), signal).catch(() => {
+    await http.clock.sleep(Math.max(wish, backoff(done, http.clock.random())), signal).catch(() => {
       throw interrupted(signal!, { url, repo, authorized: true })
     })
   }

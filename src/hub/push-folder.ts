@@ -2,10 +2,10 @@
  * belongs to a tool, and no link that leads out of the folder. */
 import { createReadStream } from "node:fs"
 import { readdir, realpath, stat } from "node:fs/promises"
-import { join } from "node:path"
+import { dirname, join } from "node:path"
 import { Readable } from "node:stream"
 import { secretIn } from "../cards/text-rules.ts"
-import { fail } from "../errors.ts"
+import { fail, withoutSecrets } from "../errors.ts"
 import { isWithin, safeRelPath } from "../files/paths.ts"
 import { readFully, withFile } from "../files/read.ts"
 import { readError } from "../files/system-errors.ts"
@@ -121,6 +121,7 @@ export async function listFolder(folder: string): Promise<{ files: LocalFile[]; 
     await add(path, real)
   }
   const add = async (path: string, file: string): Promise<void> => {
+    if (path.includes("\uFFFD")) fail("E_UNSAFE_PATH", `${folder}: the name of ${quote(path)} is not UTF-8; rename the file`, { file: folder }) // prettier-ignore
     if (files.length === MAX_FILES) fail("E_INPUT", `${folder}: has more than ${MAX_FILES} files`, { file: folder })
     files.push({ path: safeRelPath(path, folder), file, ...(await stampOf(file)) })
   }
@@ -154,28 +155,39 @@ export function pathInRepo(path: string): string {
 }
 
 /** Bytes that are looked at together, and how many of them again with the next. */
-const [WINDOW, OVERLAP] = [1 << 20, 512]
+const [WINDOW, OVERLAP] = [1 << 20, 1 << 13]
 
 /** Bytes by which a text is told from numbers, among which are zeros: a safetensors file has them in its first eight. */
 const SNIFF = 4096
 
-/** Error: E_SECRET_FOUND for a file in whose text a token or key is found, in plain, base64 or a URL's escapes. */
-export async function refuseSecrets(
-  { path, file, size }: LocalFile,
-  token: string | undefined,
-  goOn: () => void,
-): Promise<void> {
+/** Error: E_SECRET_FOUND where a text holds a token or key, in plain, base64 or a URL's escapes. `where` says whose text it is. */
+export function refuseSecret(text: string, where: string, about: { readonly file?: string } = {}): void {
+  const found = isOwn(text) || isOwn(text.replace(/\s+/g, "")) ? "your token" : secretIn(text)
+  if (found === undefined) return
+  fail("E_SECRET_FOUND", `${where} holds ${found}; take it out and revoke it, nothing was pushed`, about)
+}
+
+/** Error: E_SECRET_FOUND for a file in whose name or text a token or key is found. */
+export async function refuseSecrets({ path, file, size }: LocalFile, goOn: () => void): Promise<void> {
+  refuseSecret(path, `a file's name in ${dirname(file)}`)
   await withFile(file, async (handle) => {
     const bytes = Buffer.alloc(Math.min(WINDOW, size))
-    if (bytes.subarray(0, await readFully(handle, file, bytes.subarray(0, SNIFF), 0)).includes(0)) return
+    const start = bytes.subarray(0, await readFully(handle, file, bytes.subarray(0, SNIFF), 0))
+    const wide = UTF16.find(([mark]) => start.indexOf(mark) === 0)?.[1]
+    if (!wide && start.includes(0)) return
     for (let at = 0; at < size; at += WINDOW - OVERLAP) {
       goOn()
       const n = await readFully(handle, file, bytes.subarray(0, Math.min(WINDOW, size - at)), at)
-      const text = bytes.toString("latin1", 0, n)
-      const found = token !== undefined && token.length >= 8 && text.includes(token) ? "your token" : secretIn(text)
-      if (found === undefined) continue
-      const what = `${path} holds ${found}; take it out and revoke it, nothing was pushed`
-      fail("E_SECRET_FOUND", what, { file })
+      refuseSecret(wide ? new TextDecoder(wide).decode(bytes.subarray(0, n)) : bytes.toString("latin1", 0, n), path, { file }) // prettier-ignore
     }
   })
 }
+
+/** Does a text hold the own token, in whatever form a secret may be given back? */
+const isOwn = (text: string): boolean => withoutSecrets(text) !== text
+
+/** Texts whose characters have zeros, by what they begin with. */
+const UTF16 = [
+  [Buffer.from([0xff, 0xfe]), "utf-16le"],
+  [Buffer.from([0xfe, 0xff]), "utf-16be"],
+] as const

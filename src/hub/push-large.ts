@@ -94,9 +94,10 @@ async function batch(
   for (const file of files) {
     const found = listed.map(fieldsOf).find(({ oid }) => oid === file.oid)
     if (!found) return protocol(url, repo, `does not say where ${quote(file.path)} goes`)
-    const { message } = fieldsOf(found["error"])
-    if (found["error"] !== undefined)
-      return protocol(url, repo, `refuses ${quote(file.path)}: ${quote(String(message))}`)
+    const error = found["error"] ?? undefined
+    const { message } = fieldsOf(error)
+    const why = typeof message === "string" ? quote(message) : "without a reason"
+    if (error !== undefined) return protocol(url, repo, `refuses ${quote(file.path)}: ${why}`)
     const { upload, verify } = fieldsOf(found["actions"])
     if (upload === undefined) continue
     const whole = target(repo, url, upload)

@@ -30,22 +30,17 @@ interface Planned {
   /** Has the repo checkpoints as revisions? Asked where there are too many: a run that has grown goes on as it began. */
   readonly hasSteps: () => Promise<boolean>
   /** Which no text may hold. */
-  readonly token: string | undefined
   /** Throws where the push is to end. */
   readonly goOn: () => void
 }
 
 /** What goes up, where it is right. Errors: E_INPUT, E_UNSAFE_PATH, E_SECRET_FOUND, E_CARD, E_IO. */
-export async function planOf(
-  folder: string,
-  repo: string,
-  { how: asked, hasSteps, token, goOn }: Planned,
-): Promise<Plan> {
+export async function planOf(folder: string, repo: string, { how: asked, hasSteps, goOn }: Planned): Promise<Plan> {
   const { files, skipped } = await listFolder(folder)
   const steps = new Map<number, Content[]>()
   const contents: Content[] = []
   for (const local of files) {
-    await refuseSecrets(local, token, goOn)
+    await refuseSecrets(local, goOn)
     const inStep = stepOf(local.path)
     if (RUN_STATE.test(local.path)) {
       skipped.push({ path: local.path, why: "is what a run goes on from" })

@@ -12,7 +12,7 @@ import { hubHttp, type HubHttp } from "./http.ts"
 import { filesAt, type RepoFile } from "./listing.ts"
 import { HOURLY, recentCommits, waitFor } from "./push-budget.ts"
 import { commitFiles, type Committed } from "./push-commit.ts"
-import { type Content, pathInRepo, type Skipped } from "./push-folder.ts"
+import { type Content, pathInRepo, refuseSecret, type Skipped } from "./push-folder.ts"
 import { type Large, uploadLarge } from "./push-large.ts"
 import { MAX_STEPS, type Plan, planOf } from "./push-plan.ts"
 import { hubSettings, type HubOptions } from "./settings.ts"
@@ -82,6 +82,11 @@ export interface Pushed {
 const BRANCH = "checkpoints"
 /** Files asked about in one request, and bytes of each that are shown. */
 const [ASKED, SAMPLE] = [100, 512]
+/** Files that say how others are stored; those of a push count for it already. */
+const RULES = [
+  ["gitAttributes", ".gitattributes"],
+  ["gitIgnore", ".gitignore"],
+] as const
 
 /**
  * Push a folder. Nothing of the repo is taken away; files that are there already are not sent. Errors: E_HUB_AUTH (no token,
@@ -92,8 +97,13 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
   const { signal, dryRun = false, path = "" } = options
   const settings = await hubSettings(options)
   const http = options.http ?? hubHttp({ ...settings, ...(options.onWait && { onWait: options.onWait }) })
+  if (typeof folder !== "string") fail("E_INPUT", `the folder to push must be text, got ${typeof folder}`)
   const given = repoId(repo)
   const branch = branchOf(given, options.branch ?? "main")
+  const prefix = path === "" ? "" : pathInRepo(path)
+  const { message = `Upload ${basename(resolve(folder))}` } = options
+  const shown = { "the message": message, "the branch": branch, "the path": path, "the repo's name": given }
+  for (const [where, text] of Object.entries(shown)) refuseSecret(text, where)
   const who = await account(http, signal)
   if (who.role === "read") fail("E_HUB_AUTH", `${http.endpoint}: the token of ${who.name} may only read; give one that may write`) // prettier-ignore
   const wanted = given.includes("/") ? given : `${who.name}/${given}`
@@ -105,20 +115,14 @@ export async function pushFolder(folder: string, repo: string, options: PushOpti
   const tagsOf = async (): Promise<ReadonlyMap<string, string>> =>
     there === undefined ? new Map<string, string>() : (await refsOf(http, there, signal)).tags
   const hasSteps = async () => [...(await tagsOf()).keys()].some((tag) => stepOfTag(tag) !== undefined)
-  const plan = await planOf(folder, wanted, { how: options.checkpoints, hasSteps, token: settings.token, goOn })
+  const plan = await planOf(folder, wanted, { how: options.checkpoints, hasSteps, goOn })
   // Each push would put the model over the last checkpoint, and that over the model.
   if (branch === BRANCH && plan.steps.length) fail("E_USAGE", `${wanted}: the branch ${BRANCH} is that of the revisions; give another --branch, or --checkpoints folders`) // prettier-ignore
   if (there === undefined && !dryRun) await createRepo(http, wanted, options.private ?? false, signal)
   const tags = plan.steps.length ? await tagsOf() : new Map<string, string>()
   const id = there ?? wanted
   const push = new Push(http, id, options, there !== undefined || !dryRun, goOn)
-  const prefix = path === "" ? "" : pathInRepo(path)
-  const { ignored, ...main } = await push.branch(
-    branch,
-    prefix,
-    plan.contents,
-    options.message ?? `Upload ${basename(resolve(folder))}`,
-  )
+  const { ignored, ...main } = await push.branch(branch, prefix, plan.contents, message)
   const { done, ...rest } = await push.steps(plan.steps, tags, branch, main)
   return {
     repo: id,
@@ -287,8 +291,11 @@ class Push {
   ): Promise<Map<string, "lfs" | "regular" | "ignored">> {
     const { http, repo, options } = this
     const url = apiUrl(http, repo, "preupload", branch)
-    const attributes = contents.find(({ path }) => path === ".gitattributes")
-    const gitAttributes = attributes && (await new Response(attributes.blob().stream()).text())
+    const rules: Record<string, string> = {}
+    for (const [name, file] of RULES) {
+      const own = contents.find(({ path }) => path === file)
+      if (own) rules[name] = await new Response(own.blob().stream()).text()
+    }
     const modes = new Map<string, "lfs" | "regular" | "ignored">()
     for (let at = 0; at < contents.length; at += ASKED) {
       const some = contents.slice(at, at + ASKED)
@@ -297,7 +304,7 @@ class Push {
         const start = await new Response(blob(0, Math.min(size, SAMPLE)).stream()).arrayBuffer()
         files.push({ path, size, sample: Buffer.from(start).toString("base64") })
       }
-      const asked = { ...posted({ ...(gitAttributes !== undefined && { gitAttributes }), files }), repo }
+      const asked = { ...posted({ ...rules, files }), repo }
       const answer = fieldsOf(await http.json(url, { ...asked, ...(options.signal && { signal: options.signal }) }))
       const told = Array.isArray(answer["files"]) ? answer["files"].map(fieldsOf) : []
       for (const { path } of some) {

@@ -30,9 +30,11 @@ const PRIVATE = [
   /^192\.(0\.0|168)\./,
   /^198\.1[89]\./,
   /^(22[4-9]|2[34]\d|25[0-5])\./,
-  /^(::|::1)$/,
-  /^::ffff:/,
+  // Those that begin with zeros, 6to4 and Teredo: with an IPv4 address in them, which may be any of these.
+  /^::/,
   /^64:ff9b:/,
+  /^2002:/,
+  /^2001:0?:/,
   /^f[cdef]/,
 ]
 

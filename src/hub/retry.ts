@@ -15,13 +15,20 @@ export const backoff = (tries: number, random: number): number =>
 
 /** Milliseconds that the server wishes to be left alone, if it says: Retry-After in seconds or as a date, RateLimit. */
 export function wished(headers: Headers, now: number): number | undefined {
-  const after = headers.get("retry-after")?.trim()
-  const date = after === undefined || /^\d+$/.test(after) ? NaN : Date.parse(after)
-  const limit = /"[^"]*"\s*;\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)/.exec(headers.get("ratelimit") ?? "")
+  const after = headers.get("retry-after")?.trim() ?? ""
+  // Date.parse takes "2, 3" and "-5" for days too; asctime's form names no zone and means GMT.
+  const date = /^[A-Z][a-z]{2}/.test(after) ? Date.parse(/\d{4}$/.test(after) ? `${after} GMT` : after) : NaN
   const all = [
-    ...(after !== undefined && /^\d+$/.test(after) ? [1000 * Number(after)] : []),
+    ...(/^\d+(\.\d+)?$/.test(after) ? [1000 * Number(after)] : []),
     ...(Number.isNaN(date) ? [] : [Math.max(0, date - now)]),
-    ...(limit ? [1000 * Number(limit[1])] : []),
+    ...usedUp(headers.get("ratelimit") ?? "").map((seconds) => 1000 * seconds),
   ]
   return all.length ? Math.max(...all) : undefined
 }
+
+/** Seconds of those limits of `"name";r=left;t=seconds, ...` that have nothing left; parameters come in any order. */
+const usedUp = (limits: string): number[] =>
+  limits.split(",").flatMap((limit) => {
+    const seconds = /;\s*r\s*=\s*0\s*(?:;|$)/.test(limit) ? /;\s*t\s*=\s*(\d+)/.exec(limit)?.[1] : undefined
+    return seconds === undefined ? [] : [Number(seconds)]
+  })

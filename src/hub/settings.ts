@@ -44,11 +44,24 @@ type Env = Readonly<Record<string, string | undefined>>
 const ENDPOINT = "https://huggingface.co"
 /** huggingface_hub waits as long for a file's ETag. */
 const FRESHNESS = 10
+/** Variables that hold a token; the first that does counts. */
+const TOKENS = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"] as const
+/** What a header may carry (RFC 6750, with room). */
+const SENDABLE = /^[\x21-\x7e]+$/
 /** Bytes of a token's file; a token has 37. */
 const MAX_TOKEN = 10_000
 
+/** From now on no error says the tokens that the environment holds. */
+export function keepTokens(env: Env = process.env): void {
+  for (const name of TOKENS) {
+    const token = cleaned(env[name] ?? "")
+    if (SENDABLE.test(token)) keepSecret(token)
+  }
+}
+
 /** Errors: E_USAGE for an address that is none, a token that no header can carry, a wait that is no number; E_IO, E_NOT_A_FILE. */
 export async function hubSettings(given: HubOptions = {}, env: Env = process.env): Promise<HubSettings> {
+  refuseOtherTypes(given)
   const warnings: string[] = []
   const flag = (name: string): boolean => {
     const value = env[name]
@@ -62,7 +75,7 @@ export async function hubSettings(given: HubOptions = {}, env: Env = process.env
   return {
     endpoint: endpointOf(given.endpoint, env),
     ...found,
-    cacheDir: given.cacheDir ?? cacheFolder(env),
+    cacheDir: given.cacheDir || cacheFolder(env),
     ...(given.wait !== undefined && { wait: given.wait }),
     offline,
     noSymlinks: flag("HF_HUB_DISABLE_SYMLINKS"),
@@ -70,6 +83,16 @@ export async function hubSettings(given: HubOptions = {}, env: Env = process.env
     freshness: 1000 * seconds("HF_HUB_ETAG_TIMEOUT", env, FRESHNESS),
     warnings,
   }
+}
+
+/** Of callers without types. */
+function refuseOtherTypes({ endpoint, token, cacheDir, wait }: HubOptions): void {
+  const text = { endpoint, token: token === false ? undefined : token, cacheDir }
+  for (const [name, value] of Object.entries(text)) {
+    if (value !== undefined && typeof value !== "string") fail("E_USAGE", `${name} must be text, got ${typeof value}`)
+  }
+  if (wait === undefined || (typeof wait === "number" && wait >= 0)) return
+  fail("E_USAGE", `wait must be milliseconds from 0 on, got ${String(wait)}`)
 }
 
 function endpointOf(given: string | undefined, env: Env): string {
@@ -112,7 +135,8 @@ async function tokenOf(
   if (given === false) return {}
   if (given !== undefined) return checked(cleaned(given), "the token option")
   if (disabled) return {}
-  const name = env["HF_TOKEN"] ? "HF_TOKEN" : "HUGGING_FACE_HUB_TOKEN"
+  const [first, second] = TOKENS
+  const name = env[first] ? first : second
   const set = cleaned(env[name] ?? "")
   if (set) return checked(set, name)
   const path = tokenPath(env)
@@ -123,8 +147,8 @@ const cleaned = (text: string): string => text.replace(/[\r\n]/g, "").trim()
 
 function checked(token: string, tokenFrom: string): { token?: string; tokenFrom?: string } {
   if (!token) return {}
-  // What a header may carry (RFC 6750, with room); the token itself is never shown.
-  if (!/^[\x21-\x7e]+$/.test(token)) {
+  // The token itself is never shown.
+  if (!SENDABLE.test(token)) {
     fail("E_USAGE", `${tokenFrom}: holds a space or a character that no token has; copy the token again`)
   }
   keepSecret(token) // from here on: an address that is none may hold it

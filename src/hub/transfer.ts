@@ -145,6 +145,7 @@ async function hashed(part: Resumable, etag: string, size: number): Promise<Blob
 
 async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash, pace: Pace): Promise<BlobHash> {
   const { http, repo, file, signal } = t
+  const head = headCheck(t)
   const response = await http
     .request(urlOf(t), {
       repo,
@@ -152,7 +153,7 @@ async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash, pace: Pa
       headers: part.size ? { range: `bytes=${part.size}-` } : {},
       ...(signal && { signal }),
       ...(part.size && { accept: [416] }),
-      onHead: headCheck(t),
+      onHead: head.see,
     })
     .catch((cause: unknown) => {
       throw new NoBody("no body", { cause })
@@ -161,6 +162,10 @@ async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash, pace: Pa
     discard(response)
     await part.restart()
     return fetchRest(t, part, blobHash(file.etag, file.size), pace)
+  }
+  if (!head.isSeen()) {
+    discard(response)
+    head.protocol(urlOf(t), `sends on to a store and says no X-Repo-Commit, expected ${t.commit}`)
   }
   const hash = await agree(t, part, response, begun)
   const start = part.size
@@ -224,21 +229,26 @@ async function agree(t: Transfer, part: Resumable, response: Response, hash: Blo
 const unquoted = (etag: string | null): string | undefined => etag?.replace(/^W\//, "").replaceAll('"', "")
 
 /** What the Hub's own answer, before any redirect to a store, must say of the file. */
-function headCheck({ http, repo, commit, file }: Transfer): (url: URL, response: Response) => void {
+function headCheck(t: Transfer) {
+  const { http, repo, commit, file } = t
   let checked = false
-  return (at, { headers, status }) => {
-    if (checked || at.origin !== new URL(http.endpoint).origin || status >= 400) return
+  const protocol = (at: string | URL, what: string): never => {
     const url = plainUrl(at)
-    const protocol = (what: string): never =>
-      fail("E_HUB_PROTOCOL", `${url}: ${what}; check that HF_ENDPOINT is a Hub`, { url, repo, file: file.path })
+    return fail("E_HUB_PROTOCOL", `${url}: ${what}; check that HF_ENDPOINT is a Hub`, { url, repo, file: file.path })
+  }
+  const see = (at: URL, { headers, status }: Response): void => {
+    if (checked || at.origin !== new URL(http.endpoint).origin || status >= 400) return
     const [said, linked] = [headers.get("x-repo-commit"), headers.get("x-linked-etag")]
     // A repo that has another name now is redirected first, without a word on the file.
     if (said === null && linked === null && headers.has("location")) return
     checked = true
     const etag = unquoted(linked ?? headers.get("etag"))
     const size = headers.get("x-linked-size")
-    if (said !== commit) protocol(`expected X-Repo-Commit ${commit}, got ${said === null ? "none" : quote(said)}`)
-    if (etag !== file.etag) protocol(`expected the ETag ${file.etag}, got ${etag === undefined ? "none" : quote(etag)}`)
-    if (size !== null && Number(size) !== file.size) protocol(`expected X-Linked-Size ${file.size}, got ${quote(size)}`)
+    if (said !== commit) protocol(at, `expected X-Repo-Commit ${commit}, got ${said === null ? "none" : quote(said)}`)
+    if (etag !== file.etag)
+      protocol(at, `expected the ETag ${file.etag}, got ${etag === undefined ? "none" : quote(etag)}`)
+    if (size !== null && Number(size) !== file.size)
+      protocol(at, `expected X-Linked-Size ${file.size}, got ${quote(size)}`)
   }
+  return { see, protocol, isSeen: () => checked }
 }

@@ -19,6 +19,8 @@ export interface Bullmq {
     process: (job: BullJob<Payload>, token: string, signal: AbortSignal) => Promise<unknown>,
     options: Omit<WorkerOptions, "connection">,
   ): Worker<Payload>
+  /** The server's id, another when it comes back empty. */
+  server(): Promise<string>
   /** Let this job be the next. */
   first(id: string): Promise<void>
   /** Give the job that this token holds back to the queue; what is to be thrown then. */
@@ -35,7 +37,7 @@ export const loadBullmq = (driver: string): Promise<typeof BullMq> =>
 /** One connection for orders, and one each for whoever waits. Errors: E_USAGE without bullmq. */
 export async function openBullmq(server: NamedServer, name: string, onError: (error: Error) => void): Promise<Bullmq> {
   const bull = await loadBullmq(server.driver)
-  const { connection, close } = server.connect(onError)
+  const { connection, close, id } = server.connect(onError)
   const open: { close(): Promise<void> }[] = []
   // The classes take Redis' types only; the factory says what the connection is.
   const at = { connection: connection as never }
@@ -61,6 +63,7 @@ export async function openBullmq(server: NamedServer, name: string, onError: (er
           backend,
         ),
       ),
+    server: id,
     first: async (id) => (await queue.getJob(id))?.changePriority({ lifo: true }),
     async giveBack(job, token) {
       await job.moveToWait(token)

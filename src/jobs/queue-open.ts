@@ -1,7 +1,7 @@
 /** @file A queue that can be left at any time, also while its server is away. */
 import { PrismaError } from "../errors.ts"
 import { type Bullmq, openBullmq } from "./bullmq.ts"
-import type { NamedServer } from "./server.ts"
+import type { Connected, NamedServer } from "./server.ts"
 
 /** Milliseconds for what is still to be told to the server; with 25 s of grace before, a worker has ended within 30. */
 const LAST = 1500
@@ -28,7 +28,7 @@ export async function openQueue(server: NamedServer, name: string, onError: (err
   }
   let [isCut, close] = [false, async () => {}]
   const tell = (error: Error) => isCut || onError(error)
-  const connect = (told: (error: Error) => void): ReturnType<NamedServer["connect"]> => {
+  const connect = (told: (error: Error) => void): Connected => {
     const made = server.connect(told)
     if (!server.backend) keep(made.connection as RedisClient)
     let closed: Promise<void> | undefined

@@ -63,17 +63,29 @@ export async function queueRunner({
 async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: JobEvents, until: Until): Promise<void> {
   const pending = new Map(jobs.map((job) => [idOf(job), job]))
   const attempts = new Map<string, number>()
+  /** The server that each was at when it was last looked at: one that comes back empty is another. */
+  const seen = new Map<string, string>()
+  const put = async (some: readonly Job[]) => {
+    const server = await bull.server()
+    await submit(bull, some, retries)
+    for (const job of some) seen.set(idOf(job), server)
+  }
   const ended = (result: JobResult, id: string) => pending.delete(id) && on.ended(result)
-  /** What an event or a look tells of may have ended, or be gone. */
-  const check = async (id: string) => {
+  /** What an event or a look tells of may have ended, or be gone: lost by the server, or taken out. Is it gone? */
+  const check = async (id: string, server?: string): Promise<boolean> => {
     const job = pending.get(id)
-    if (!job) return
+    if (!job) return false
+    const last = seen.get(id)
     const found = await bull.queue.getJob(id)
     const result = found && (await resultOf(job, found))
     if (result) ended(result, id)
-    else if (!found && pending.has(id)) await submit(bull, [job], retries)
+    else if (found && server !== undefined) seen.set(id, server)
+    if (found || !pending.has(id)) return false
+    if (last !== (await bull.server())) await put([job])
+    else ended({ job, state: "cancelled", seconds: 0, attempts: attempts.get(id) ?? 0 }, id)
+    return true
   }
-  const again = (work: () => Promise<void>) => persist(work, until.stop)
+  const again = (work: () => Promise<unknown>) => persist(work, until.stop)
   const events = bull.events()
   events.on("active", ({ jobId }) => {
     const job = pending.get(jobId)
@@ -83,16 +95,20 @@ async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: J
   })
   events.on("completed", ({ jobId }) => void again(() => check(jobId)))
   events.on("failed", ({ jobId }) => void again(() => check(jobId)))
-  await again(() => events.waitUntilReady().then(() => undefined))
-  for (let i = 0; i < jobs.length; i += PAGE) await again(() => submit(bull, jobs.slice(i, i + PAGE), retries))
-  let at = 0
+  await again(() => events.waitUntilReady())
+  for (let i = 0; i < jobs.length; i += PAGE) await again(() => put(jobs.slice(i, i + PAGE)))
+  let [at, more] = [0, false]
   while (pending.size && !until.stop.aborted) {
-    await wait(LOOK, undefined, { signal: until.stop }).catch(() => {})
+    // Where one was gone, others are.
+    if (!more) await wait(LOOK, undefined, { signal: until.stop }).catch(() => {})
     const ids = [...pending.keys()]
     if (at >= ids.length) at = 0
     const page = ids.slice(at, at + PAGE)
     at += PAGE
-    await again(async () => void (await Promise.all(page.map(check))))
+    await again(async () => {
+      const server = await bull.server()
+      more = (await Promise.all(page.map((id) => check(id, server)))).includes(true)
+    })
   }
   // Not waited for: while the server is away it would take for ever. The queue's own end cuts that short.
   void events.close().catch(() => {})
@@ -100,10 +116,10 @@ async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: J
 }
 
 /** Until it succeeds or all is stopped: connections break, and are made again. */
-async function persist(work: () => Promise<void>, stop: AbortSignal): Promise<void> {
+async function persist(work: () => Promise<unknown>, stop: AbortSignal): Promise<void> {
   while (!stop.aborted) {
     try {
-      return await unlessStopped(work(), stop)
+      return void (await unlessStopped(work(), stop))
     } catch {
       await wait(AGAIN, undefined, { signal: stop }).catch(() => {})
     }
@@ -169,10 +185,16 @@ async function resultOf(job: Job, found: BullJob<Payload>): Promise<JobResult | 
 }
 
 async function cancel({ queue }: Bullmq, jobs: readonly Job[]): Promise<void> {
-  for (const job of jobs) {
-    const found = await queue.getJob(idOf(job))
-    if (!found || (await isFinished(found))) continue
+  const one = async (id: string) => {
+    const state = await queue.getJobState(id)
+    if (["completed", "failed", "unknown"].includes(state)) return
     // One that runs is locked by its worker, which looks at this.
-    await found.remove().catch(() => found.updateData({ ...found.data, cancelled: true }))
+    if (await queue.remove(id, { removeChildren: false })) return
+    const found = await queue.getJob(id)
+    await found?.updateData({ ...found.data, cancelled: true })
+  }
+  // From the end: workers take from the front meanwhile.
+  for (let i = jobs.length; i > 0; i -= PAGE) {
+    await Promise.all(jobs.slice(Math.max(0, i - PAGE), i).map((job) => one(idOf(job))))
   }
 }

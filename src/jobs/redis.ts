@@ -1,4 +1,5 @@
 /** @file Connections to Redis for a queue; the only import of ioredis (https://github.com/redis/ioredis). */
+import { randomUUID } from "node:crypto"
 import { optional } from "./optional.ts"
 import type { QueueServer } from "./server.ts"
 
@@ -30,7 +31,11 @@ export async function redisServer(url: string): Promise<QueueServer> {
       // BullMQ waits for ever with its blocking commands, and sends them again after a break.
       const client = new Redis(url, { maxRetriesPerRequest: null, retryStrategy: () => AGAIN })
       client.on("error", onError)
-      return { connection: client, close: async () => client.disconnect() }
+      return {
+        connection: client,
+        id: async () => /^run_id:(\w+)/m.exec(await client.info("server"))?.[1] ?? randomUUID(),
+        close: async () => client.disconnect(),
+      }
     },
   }
 }

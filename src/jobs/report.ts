@@ -1,5 +1,7 @@
 /** @file What came of a batch: report.json for programs, report.md for people, the failed first. */
+import { stat } from "node:fs/promises"
 import { join } from "node:path"
+import { fail, withoutSecrets } from "../errors.ts"
 import { writeFileAtomic } from "../files/atomic.ts"
 import { version } from "../version.ts"
 import type { Job, JobResult, JobState } from "./job.ts"
@@ -62,9 +64,9 @@ function rowOf({ name, revision, slug }: Job, result: JobResult | undefined): Re
   const { state = "left", seconds = 0, attempts = 0, error, value } = result ?? {}
   const { bytes, worst, pushed, warnings } = value ?? {}
   return {
-    model: name,
-    ...(revision !== undefined && { revision }),
-    output: slug,
+    model: withoutSecrets(name),
+    ...(revision !== undefined && { revision: withoutSecrets(revision) }),
+    output: withoutSecrets(slug),
     state,
     ...(error && { code: error.code, message: error.message }),
     seconds: rounded(seconds),
@@ -77,6 +79,15 @@ function rowOf({ name, revision, slug }: Job, result: JobResult | undefined): Re
 }
 
 const rounded = (seconds: number): number => Math.round(seconds * 1000) / 1000
+
+/** Error: E_OUTPUT, before anything is done, where a folder has the name of a report. */
+export async function refuseTaken(out: string, name: string): Promise<void> {
+  for (const file of [join(out, `${name}.json`), join(out, `${name}.md`)]) {
+    const found = await stat(file).catch(() => undefined)
+    if (found?.isDirectory())
+      fail("E_OUTPUT", `${file}: is a folder, and the report's name; move it or choose another --out`, { file })
+  }
+}
 
 /** Write `out/name.json` and `out/name.md`. Errors: those of writeFileAtomic. */
 export async function writeReport(out: string, name: string, report: Report): Promise<void> {

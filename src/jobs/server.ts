@@ -11,7 +11,14 @@ export interface QueueServer {
   /** Connect once, and make ready what the queue needs. */
   probe(): Promise<void>
   /** A connection that is made again whenever it breaks. */
-  connect(onError: (error: Error) => void): { readonly connection: unknown; readonly close: () => Promise<void> }
+  connect(onError: (error: Error) => void): Connected
+}
+
+export interface Connected {
+  readonly connection: unknown
+  /** Of the server as it is now: another when it comes back empty. */
+  readonly id: () => Promise<string>
+  readonly close: () => Promise<void>
 }
 
 const SERVERS: Readonly<Record<string, (url: string) => Promise<QueueServer>>> = {

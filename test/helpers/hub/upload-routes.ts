@@ -5,6 +5,7 @@ import { globMatches, isLfsByAttributes, type StoredCommit, type TreeFile } from
 
 interface Preuploaded {
   readonly gitAttributes?: string
+  readonly gitIgnore?: string
   readonly files: readonly { readonly path: string; readonly size: number; readonly sample: string }[]
 }
 
@@ -13,10 +14,10 @@ export function preupload(hub: Hub, call: Call, match: Match): Answer {
   if (denied) return denied
   const at = hub.store.resolve(match["id"]!, match["rev"]!)
   if (!at) return noRevision(match["rev"]!)
-  const { gitAttributes, files } = JSON.parse(call.body.toString()) as Preuploaded
+  const { gitAttributes, gitIgnore, files } = JSON.parse(call.body.toString()) as Preuploaded
   if (files.length > 256) return refusal(400, "Too many files in one request")
   const attributes = gitAttributes ?? textAt(hub, at, ".gitattributes")
-  const ignored = textAt(hub, at, ".gitignore").split("\n").filter(Boolean)
+  const ignored = (gitIgnore ?? textAt(hub, at, ".gitignore")).split("\n").filter(Boolean)
   return json({
     commitOid: at.id,
     files: files.map(({ path, size }) => ({
