@@ -46,6 +46,10 @@ export async function stoppable<T>(
     const result = await work(stop.signal)
     stop.signal.throwIfAborted() // what cannot be stopped midway came to its end
     return result
+  } catch (error) {
+    // The command knows how to go on, which the work does not.
+    if (error instanceof PrismaError && error.code === "E_INTERRUPTED") stop.signal.throwIfAborted()
+    throw error
   } finally {
     process.exitCode = stop.exitCode() ?? process.exitCode
     stop.release()

@@ -66,12 +66,19 @@ export async function postgresServer(url: string): Promise<QueueServer> {
           throw pool.ended || answered(error, pg.DatabaseError) ? error : broken(error)
         })
       pool.query = asked as typeof pool.query
+      let closed: Promise<void> | undefined
       const close = async () => {
         const late = setTimeout(() => sockets.forEach((socket) => socket.destroy()), FAREWELL)
-        await pool.end().finally(() => clearTimeout(late))
+        await (closed ??= pool.end()).finally(() => clearTimeout(late))
       }
-      // One that lost its jobs would have lost their tables, too.
-      return { connection: pool, id: async () => "", close }
+      return {
+        connection: pool,
+        // One that lost its jobs would have lost their tables, too.
+        id: async () => "",
+        isAway: () => false,
+        close,
+        cut: () => void close().catch(() => {}),
+      }
     },
   }
 }

@@ -18,7 +18,11 @@ export interface Connected {
   readonly connection: unknown
   /** Of the server as it is now: another when it comes back empty. */
   readonly id: () => Promise<string>
+  /** Nothing can be told to it now. */
+  readonly isAway: () => boolean
   readonly close: () => Promise<void>
+  /** End without a word, and all that waits for an answer with an error. */
+  readonly cut: () => void
 }
 
 const SERVERS: Readonly<Record<string, (url: string) => Promise<QueueServer>>> = {
