@@ -44,6 +44,17 @@ export function convertCheckpoint(
   file: string,
   opaque: ReadonlyMap<string, { readonly rawDtype: string }> = new Map(),
 ): { config: ModelConfig; weights: Weights } {
+  const { reader, family } = claimed(json, file)
+  for (const [name, { rawDtype }] of opaque) unsupportedDtype(name, rawDtype, file)
+  const source = unwrapped(tensors)
+  const config = family.read(reader, source)
+  return { config, weights: convert(config, source, family.table(config, source, reader), reader) }
+}
+
+/** What a config says alone, before its weights are there. Errors: E_CONFIG, E_UNSUPPORTED_ARCH, E_UNSUPPORTED_QUANT. */
+export const refuseUnsupported = (json: unknown, file: string): void => void claimed(json, file)
+
+function claimed(json: unknown, file: string): { reader: ConfigReader; family: Family } {
   const reader = new ConfigReader(json, file)
   if (reader.has("quantization_config")) {
     fail(
@@ -52,11 +63,7 @@ export function convertCheckpoint(
       { file },
     )
   }
-  const family = FAMILIES.find((f) => f.claims(reader)) ?? unsupported(reader)
-  for (const [name, { rawDtype }] of opaque) unsupportedDtype(name, rawDtype, file)
-  const source = unwrapped(tensors)
-  const config = family.read(reader, source)
-  return { config, weights: convert(config, source, family.table(config, source, reader), reader) }
+  return { reader, family: FAMILIES.find((f) => f.claims(reader)) ?? unsupported(reader) }
 }
 
 function unsupported(c: ConfigReader): never {

@@ -6,6 +6,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest"
 import type { PrismaError } from "../src/errors.ts"
 import { downloadModel, type DownloadOptions } from "../src/hub/download.ts"
 import { hubHttp } from "../src/hub/http.ts"
+import { loadPretrained } from "../src/index.ts"
 import {
   etagOf,
   fakeHub,
@@ -195,6 +196,23 @@ describe("a download", () => {
     hub.repos.get("owner/model")!.commit = "b".repeat(40)
     hub.repos.get("owner/model")!.refs = { main: "b".repeat(40) }
     expect((await thrown(get(cache))).message).toContain("holds no weights")
+  })
+})
+
+describe("weights that nobody can use are not fetched", () => {
+  const options = () => ({ endpoint: hub.url, token: false, cacheDir: fresh() }) as const
+
+  it.each<[string, Record<string, unknown> | undefined, string, RegExp]>([
+    ["without a config", undefined, "E_CONFIG", /owner\/model.*holds weights but no config\.json/],
+    ["of another kind of model", { model_type: "bert" }, "E_UNSUPPORTED_ARCH", /model_type "bert" is not supported/],
+    ["quantised", { model_type: "vit", quantization_config: { bits: 4 } }, "E_UNSUPPORTED_QUANT", /original one/],
+  ])("%s", async (_, config, code, what) => {
+    const { files } = serve()
+    if (config) files.set("config.json", Buffer.from(JSON.stringify(config)))
+    else files.delete("config.json")
+    const error = await thrown(loadPretrained("owner/model", options()))
+    expect([error.code, error.message]).toEqual([code, expect.stringMatching(what)])
+    expect(hub.asked.filter(isWeights)).toEqual([])
   })
 })
 

@@ -49,6 +49,8 @@ export interface DownloadOptions extends HubOptions {
   readonly subfolder?: string | undefined
   /** Download PyTorch pickles where there is no safetensors. */
   readonly allowPickle?: boolean | undefined
+  /** Given the path of the model's config before its weights are fetched; throws where they are not wanted. */
+  readonly seeConfig?: ((path: string) => Promise<void>) | undefined
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined
   /** Told at once why a request waits; by default such lines are among the warnings. */
   readonly onWait?: ((text: string) => void) | undefined
@@ -180,7 +182,7 @@ async function bring(
   // By their paths in the model's folder.
   const below = all.filter(({ path }) => path.startsWith(prefix))
   const files = new Map(below.map((file) => [file.path.slice(prefix.length), file]))
-  const { small, weights, absent } = needed([...files.keys()], `${repo} at revision ${revision}`, allowPickle)
+  const { config, small, weights, absent } = needed([...files.keys()], `${repo} at revision ${revision}`, allowPickle)
   await makeFolder(place.snapshot(commit))
   await tag(place.cache)
   const get = fetcher(http, place, commit, options, settings)
@@ -198,10 +200,10 @@ async function bring(
     const path = place.absent(commit, `${prefix}${name}`)
     if (!(await isFile(path))) await writeFileAtomic(path, "")
   }
-  if (isIndex) {
-    await get(configs)
-    await get(await shardsOf(place, commit, prefix, weights, files))
-  } else await get([...configs, files.get(weights)!])
+  const whole = isIndex ? [] : [files.get(weights)!]
+  await get(configs, whole)
+  await options.seeConfig?.(join(place.snapshot(commit), prefix, config))
+  await get(isIndex ? await shardsOf(place, commit, prefix, weights, files) : whole)
   await keepRef(place, revision, commit)
 }
 
@@ -221,7 +223,7 @@ async function shardsOf(
   return shards.map((shard) => files.get(shard)!)
 }
 
-/** Fetches files that the cache lacks, and links all of them into the snapshot. */
+/** Fetches files that the cache lacks, and links all of them into the snapshot; there is to be room for what comes `later`. */
 function fetcher(http: HubHttp, place: RepoPlace, commit: string, options: Bringing, { noSymlinks }: HubSettings) {
   const { onProgress, signal } = options
   const done = new Map<RepoFile, number>()
@@ -240,13 +242,15 @@ function fetcher(http: HubHttp, place: RepoPlace, commit: string, options: Bring
       (s) => s.isFile() && s.size === size,
       () => false,
     )
-  return async (files: readonly RepoFile[]): Promise<void> => {
-    const there = await Promise.all(files.map(has))
-    for (const [i, file] of files.entries()) done.set(file, there[i] ? file.size : 0)
-    const lacking = files.filter((_, i) => !there[i])
+  return async (files: readonly RepoFile[], later: readonly RepoFile[] = []): Promise<void> => {
+    const all = [...files, ...later]
+    const there = await Promise.all(all.map(has))
+    for (const [i, file] of all.entries()) done.set(file, there[i] ? file.size : 0)
+    const lacking = all.filter((_, i) => !there[i])
     const begun = await Promise.all(lacking.map((file) => resumableBytes(place.blob(file.etag))))
     await checkSpace(place.cache, lacking.reduce((n, f, i) => n + Math.max(0, f.size - begun[i]!), 0)) // prettier-ignore
-    await parallel(lacking, WIDTH, async (file, failed) => {
+    const now = lacking.filter((file) => files.includes(file))
+    await parallel(now, WIDTH, async (file, failed) => {
       const stop = signal ? AbortSignal.any([signal, failed]) : failed
       const target = place.blob(file.etag)
       const fetched = async () => {

@@ -1,7 +1,7 @@
 /** @file From a folder or a repo id to a hooked model. */
 import { readdir, realpath } from "node:fs/promises"
 import { join } from "node:path"
-import { convertCheckpoint } from "../../converters/index.ts"
+import { convertCheckpoint, refuseUnsupported } from "../../converters/index.ts"
 import { timmPretrained } from "../../converters/timm.ts"
 import { decodeImage, type Image } from "../data/image.ts"
 import { batch, fromHf, fromOpenClip, fromTimm, outputSize, type Preprocessing } from "../data/preprocess.ts"
@@ -21,6 +21,7 @@ import type { Tensor } from "../tensor/tensor.ts"
 import { fileIn, isFile, isFolder } from "./cache.ts"
 import { checkpointAt, listCheckpoints } from "./checkpoints.ts"
 import { downloadModel, type DownloadProgress } from "./download.ts"
+import { configFor } from "./needed.ts"
 import type { HubOptions } from "./settings.ts"
 
 export interface LoadOptions extends RuntimeOptions, HubOptions {
@@ -143,7 +144,7 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
   // The graph of an exported folder is not read here.
   await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
-  const configFile = await configOf(folder, checkpoint)
+  const configFile = configFor(await readdir(folder), checkpoint.source, folder)
   const path = await fileIn(folder, configFile)
   const configJson = await readJson(path, CONFIG)
   const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path, checkpoint.opaque)
@@ -178,7 +179,6 @@ function runtimeOf({ runtime, ...options }: LoadOptions): Runtime {
 
 // Label lists of 21,843 classes make a config of 2 MB.
 const CONFIG = { limit: 16 * 2 ** 20, malformed: "E_CONFIG", tooLarge: "E_CONFIG_LIMIT" } as const
-const CONFIGS = ["config.json", "open_clip_config.json"] as const
 
 /** A folder goes before a repo id of the same spelling; what is neither is refused by its form. */
 async function folderOf(
@@ -198,7 +198,8 @@ async function folderOf(
     const what = (await isFile(name)) ? "is a file; give the folder it is in" : "no such folder"
     return fail("E_INPUT", `${name}: ${what}`, { file: name })
   }
-  const { folder, commit, warnings } = await downloadModel(name, options)
+  const seeConfig = async (path: string) => refuseUnsupported(await readJson(path, CONFIG), path)
+  const { folder, commit, warnings } = await downloadModel(name, { ...options, seeConfig })
   return { folder, commit, warnings }
 }
 
@@ -209,19 +210,6 @@ async function below(folder: string, subfolder: string | undefined): Promise<str
 }
 
 const OF_MODEL = /^(open_clip_)?config\.json$|\.(safetensors|bin|pth|pt)$/
-
-/** open_clip's weights go with open_clip's config; otherwise config.json goes before it. */
-async function configOf(folder: string, { source }: Checkpoint): Promise<string> {
-  const names = await readdir(folder)
-  const order = source.startsWith("open_clip") ? CONFIGS.toReversed() : CONFIGS
-  const found = order.find((n) => names.includes(n))
-  return (
-    found ??
-    fail("E_CONFIG", `${folder}: holds weights but no ${CONFIGS.join(" or ")}, which says what they are`, {
-      file: folder,
-    })
-  )
-}
 
 /** What transformers takes for a model whose preprocessor_config.json names no processor, by how its class is called. */
 const PROCESSORS = [
