@@ -95,8 +95,11 @@ async function follow(bull: Bullmq, jobs: readonly Job[], retries: number, on: J
   })
   events.on("completed", ({ jobId }) => void again(() => check(jobId)))
   events.on("failed", ({ jobId }) => void again(() => check(jobId)))
-  // The worker that found it does this too, and may be the next to be killed.
-  events.on("stalled", ({ jobId }) => void (pending.has(jobId) && bull.first(jobId).catch(() => {})))
+  // The worker that found it does this too, and may be the next to be killed, or lose its connection.
+  const next = async (id: string) => {
+    if (pending.has(id) && (await bull.queue.getJobState(id)) === "waiting") await bull.first(id)
+  }
+  events.on("stalled", ({ jobId }) => void again(() => next(jobId)))
   await again(() => events.waitUntilReady())
   for (let i = 0; i < jobs.length; i += PAGE) await again(() => put(jobs.slice(i, i + PAGE)))
   let [at, more] = [0, false]
