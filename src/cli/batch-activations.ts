@@ -10,7 +10,7 @@ import type { ActivationsJob, JobResult, JobValue, PlanJob } from "../jobs/job.t
 import { parseShard, shardOf } from "../jobs/list.ts"
 import { openPool } from "../jobs/pool.ts"
 import { doneBefore } from "../jobs/record.ts"
-import { refuseTaken, reportOf, writeReport } from "../jobs/report.ts"
+import { reportName, reportOf, writeReport } from "../jobs/report.ts"
 import type { Work } from "../jobs/work.ts"
 import { quote } from "../tensor/quote.ts"
 import type { ActivationsOptions } from "./activations.ts"
@@ -49,10 +49,9 @@ export async function datasetActivations(
   await tellSize(plan, all, out, options)
   const jobs = shard ? shardOf(all, shard) : all
   if (options.cancel) return cancelJobs(jobs, options)
-  const reportName = shard ? `report-${shard.index}-of-${shard.count}` : "report"
-  await refuseTaken(out, reportName)
+  const report = await reportName(out, shard)
   const { results, began, exitCode } = await runJobs("files", jobs, out, options)
-  await writeReport(out, reportName, reportOf("files", jobs, results, began))
+  await writeReport(out, report, reportOf("files", jobs, results, began))
   process.exitCode = exitCode
   const files = await wholeFiles(all, plan, results)
   if (files.length === all.length) await writeFileAtomic(join(out, INDEX), activationsIndex(plan, files))

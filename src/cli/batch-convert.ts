@@ -4,7 +4,7 @@ import { join, resolve } from "node:path"
 import { fail } from "../errors.ts"
 import type { ConvertJob } from "../jobs/job.ts"
 import { type Listed, parseShard, readList, shardOf } from "../jobs/list.ts"
-import { refuseTaken, reportOf, writeReport } from "../jobs/report.ts"
+import { reportName, reportOf, writeReport } from "../jobs/report.ts"
 import type { BatchOptions } from "./batch-options.ts"
 import { cancelJobs, runJobs } from "./batch.ts"
 import type { ConvertOptions } from "./convert.ts"
@@ -31,8 +31,7 @@ export async function convertList(options: ConvertOptions & ListOptions & { read
   const out = resolve(options.out)
   const jobs = await jobsOf(shard ? shardOf(models, shard) : models, out, options)
   if (options.cancel) return cancelJobs(jobs, options)
-  const name = shard ? `report-${shard.index}-of-${shard.count}` : "report"
-  await refuseTaken(out, name)
+  const name = await reportName(out, shard)
   const { results, began, exitCode } = await runJobs("models", jobs, out, options)
   const report = reportOf("models", jobs, results, began)
   await writeReport(out, name, report)

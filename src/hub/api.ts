@@ -17,8 +17,8 @@ export const posted = (body: unknown) => ({
 export const apiUrl = ({ endpoint }: HubHttp, repo: string, ...rest: readonly string[]): string =>
   hubUrl(endpoint, "api", "models", ...segments(repo), ...rest)
 
-export function protocol(url: string, repo: string, what: string): never {
-  const place = { url: plainUrl(url), repo }
+export function protocol(url: string | URL, repo: string, what: string, file?: string): never {
+  const place = { url: plainUrl(url), repo, ...(file !== undefined && { file }) }
   return fail("E_HUB_PROTOCOL", `${place.url}: ${what}; check that HF_ENDPOINT is a Hub`, place)
 }
 

@@ -52,9 +52,7 @@ export function checkRevision(repo: string, revision: string): string {
   if (typeof revision !== "string")
     return fail("E_REVISION", `the revision of ${repo} must be text, got ${typeof revision}`, { repo })
   if (REVISION.test(revision)) return revision
-  return fail("E_REVISION", `revision ${quote(revision)} of ${repo} must be a branch, a tag or a commit`, {
-    repo,
-  })
+  return fail("E_REVISION", `revision ${quote(revision)} of ${repo} must be a branch, a tag or a commit`, { repo })
 }
 
 /** The commit that the cache has for a branch or tag. Error: E_CACHE_CORRUPT for a ref that holds none. */

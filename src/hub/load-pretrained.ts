@@ -144,7 +144,7 @@ export async function loadPretrained(name: string, options: LoadOptions = {}): P
   // The graph of an exported folder is not read here.
   await checkManifest(folder, (name) => !name.startsWith("onnx/"))
   const checkpoint = await openCheckpoint(folder, { allowPickle })
-  const configFile = configFor(await readdir(folder), checkpoint.source, folder)
+  const configFile = configFor(await readdir(folder), checkpoint.source, folder, { file: folder })
   const path = await fileIn(folder, configFile)
   const configJson = await readJson(path, CONFIG)
   const { config, weights } = convertCheckpoint(configJson, checkpoint.tensors, path, checkpoint.opaque)

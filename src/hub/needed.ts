@@ -22,11 +22,16 @@ export interface Needed {
 }
 
 /** open_clip's weights go with open_clip's config; otherwise config.json goes before it. Error: E_CONFIG where neither is there. */
-export function configFor(names: readonly string[], weights: string, where: string): string {
+export function configFor(
+  names: readonly string[],
+  weights: string,
+  where: string,
+  about: { readonly file?: string } = {},
+): string {
   const order = weights.startsWith("open_clip") ? CONFIGS.toReversed() : CONFIGS
   const found = order.find((name) => names.includes(name))
   if (found !== undefined) return found
-  return fail("E_CONFIG", `${where}: holds weights but no ${CONFIGS.join(" or ")}, which says what they are`)
+  return fail("E_CONFIG", `${where}: holds weights but no ${CONFIGS.join(" or ")}, which says what they are`, about)
 }
 
 /** Errors: E_CONFIG (no config), E_HUB_NOT_FOUND (no weights), E_UNSAFE_FORMAT (pickles alone, and not allowed). */

@@ -29,7 +29,6 @@ interface Planned {
   readonly how: "revisions" | "folders" | "none" | undefined
   /** Has the repo checkpoints as revisions? Asked where there are too many: a run that has grown goes on as it began. */
   readonly hasSteps: () => Promise<boolean>
-  /** Which no text may hold. */
   /** Throws where the push is to end. */
   readonly goOn: () => void
 }

@@ -4,6 +4,7 @@ import { dirname } from "node:path"
 import { fail, PrismaError, type ErrorCode } from "../errors.ts"
 import { openResumable, type Resumable } from "../files/resumable.ts"
 import { quote } from "../tensor/quote.ts"
+import { protocol } from "./api.ts"
 import { blobHash, type BlobHash } from "./hash.ts"
 import { BODY_LATEST, SLOWEST, timeout, TOO_SLOW } from "./http-body.ts"
 import { discard, hubUrl, segments, type HubHttp } from "./http.ts"
@@ -165,7 +166,7 @@ async function fetchRest(t: Transfer, part: Resumable, begun: BlobHash, pace: Pa
   }
   if (!head.isSeen()) {
     discard(response)
-    head.protocol(urlOf(t), `sends on to a store and says no X-Repo-Commit, expected ${t.commit}`)
+    protocol(urlOf(t), repo, `sends on to a store and says no X-Repo-Commit, expected ${t.commit}`, file.path)
   }
   const hash = await agree(t, part, response, begun)
   const start = part.size
@@ -229,13 +230,8 @@ async function agree(t: Transfer, part: Resumable, response: Response, hash: Blo
 const unquoted = (etag: string | null): string | undefined => etag?.replace(/^W\//, "").replaceAll('"', "")
 
 /** What the Hub's own answer, before any redirect to a store, must say of the file. */
-function headCheck(t: Transfer) {
-  const { http, repo, commit, file } = t
+function headCheck({ http, repo, commit, file }: Transfer) {
   let checked = false
-  const protocol = (at: string | URL, what: string): never => {
-    const url = plainUrl(at)
-    return fail("E_HUB_PROTOCOL", `${url}: ${what}; check that HF_ENDPOINT is a Hub`, { url, repo, file: file.path })
-  }
   const see = (at: URL, { headers, status }: Response): void => {
     if (checked || at.origin !== new URL(http.endpoint).origin || status >= 400) return
     const [said, linked] = [headers.get("x-repo-commit"), headers.get("x-linked-etag")]
@@ -244,11 +240,11 @@ function headCheck(t: Transfer) {
     checked = true
     const etag = unquoted(linked ?? headers.get("etag"))
     const size = headers.get("x-linked-size")
-    if (said !== commit) protocol(at, `expected X-Repo-Commit ${commit}, got ${said === null ? "none" : quote(said)}`)
-    if (etag !== file.etag)
-      protocol(at, `expected the ETag ${file.etag}, got ${etag === undefined ? "none" : quote(etag)}`)
-    if (size !== null && Number(size) !== file.size)
-      protocol(at, `expected X-Linked-Size ${file.size}, got ${quote(size)}`)
+    const differs = (what: string, got: string | null | undefined) =>
+      protocol(at, repo, `expected ${what}, got ${got === null || got === undefined ? "none" : quote(got)}`, file.path)
+    if (said !== commit) differs(`X-Repo-Commit ${commit}`, said)
+    if (etag !== file.etag) differs(`the ETag ${file.etag}`, etag)
+    if (size !== null && Number(size) !== file.size) differs(`X-Linked-Size ${file.size}`, size)
   }
-  return { see, protocol, isSeen: () => checked }
+  return { see, isSeen: () => checked }
 }

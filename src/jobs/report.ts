@@ -5,6 +5,7 @@ import { fail, withoutSecrets } from "../errors.ts"
 import { writeFileAtomic } from "../files/atomic.ts"
 import { version } from "../version.ts"
 import type { Job, JobResult, JobState } from "./job.ts"
+import type { Shard } from "./list.ts"
 
 /** One line of a report. */
 export interface ReportRow {
@@ -80,13 +81,15 @@ function rowOf({ name, revision, slug }: Job, result: JobResult | undefined): Re
 
 const rounded = (seconds: number): number => Math.round(seconds * 1000) / 1000
 
-/** Error: E_OUTPUT, before anything is done, where a folder has the name of a report. */
-export async function refuseTaken(out: string, name: string): Promise<void> {
+/** What the report of a list, or of a part of it, is called. Error: E_OUTPUT, before anything is done, where a folder is called so. */
+export async function reportName(out: string, shard: Shard | undefined): Promise<string> {
+  const name = shard ? `report-${shard.index}-of-${shard.count}` : "report"
   for (const file of [join(out, `${name}.json`), join(out, `${name}.md`)]) {
     const found = await stat(file).catch(() => undefined)
     if (found?.isDirectory())
       fail("E_OUTPUT", `${file}: is a folder, and the report's name; move it or choose another --out`, { file })
   }
+  return name
 }
 
 /** Write `out/name.json` and `out/name.md`. Errors: those of writeFileAtomic. */

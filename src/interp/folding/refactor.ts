@@ -33,9 +33,9 @@ export async function refactorAttention(draft: Draft): Promise<void> {
 
 async function refactorScores(draft: Draft, attn: string, { config: { nHeads: h, dHead: e, dModel: d } }: Tower) {
   const read = async (kind: "q" | "k") => {
-    const weight = Float32Array.from((await draft.get(`${attn}.${kind}.weight`)).data) // [h * e, d]
+    const weight = (await draft.get(`${attn}.${kind}.weight`)).data // [h * e, d]
     if (!draft.has(`${attn}.${kind}.bias`)) return { weight, n: d }
-    return { weight, n: d + 1, bias: Float32Array.from((await draft.get(`${attn}.${kind}.bias`)).data) }
+    return { weight, n: d + 1, bias: (await draft.get(`${attn}.${kind}.bias`)).data }
   }
   const [q, k] = [await read("q"), await read("k")]
   const from = ({ weight, bias }: typeof q, row: number, j: number) => (j < d ? weight[row * d + j]! : bias![row]!)
@@ -54,8 +54,8 @@ async function refactorScores(draft: Draft, attn: string, { config: { nHeads: h,
 }
 
 async function refactorValues(draft: Draft, attn: string, { config: { nHeads: h, dHead: e, dModel: d } }: Tower) {
-  const values = Float32Array.from((await draft.get(`${attn}.v.weight`)).data) // [h * e, d]
-  const out = Float32Array.from((await draft.get(`${attn}.out.weight`)).data) // [d, h * e]
+  const values = (await draft.get(`${attn}.v.weight`)).data // [h * e, d]
+  const out = (await draft.get(`${attn}.out.weight`)).data // [d, h * e]
   const { u, s, v } = svd({
     a: filled([h, d, e], (head, j, i) => values[(head * e + i) * d + j]!),
     b: filled([h, e, d], (head, i, j) => out[(j * h + head) * e + i]!),
