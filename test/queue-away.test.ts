@@ -1,38 +1,24 @@
 /** @file Servers of a queue that are away when a process begins, or for good when it is told to end; and a job that takes its
  * workers with it. */
 import type { ChildProcess } from "node:child_process"
-import { existsSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { setTimeout as wait } from "node:timers/promises"
-import { afterAll, describe, expect, it } from "vitest"
+import { describe, expect, it } from "vitest"
 import { openBullmq } from "../src/jobs/bullmq.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
 import { killing, makeModel, makeModels, readReport, vitPrisma } from "./helpers/batch.ts"
-import { SERVERS, type TestServer } from "./helpers/servers.ts"
+import { queueScene } from "./helpers/queue-scene.ts"
+import { SERVERS } from "./helpers/servers.ts"
 import { startWorker, type Worker } from "./helpers/workers.ts"
 
-const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-queue-away-")))
-const at = (...names: string[]): string => join(scratch, ...names)
-const servers: TestServer[] = []
-const children = new Set<ChildProcess>()
-afterAll(async () => {
-  for (const child of children) child.kill("SIGKILL")
-  for (const server of servers) await server.remove()
-  rmSync(scratch, { recursive: true, maxRetries: 10, retryDelay: 100 })
-})
+const { scratch, at, open, children, watched } = queueScene()
 
 const env = killing(scratch)
 
 function worker(url: string, more: readonly string[] = [], onBegin?: (slug: string) => void): Worker {
-  const begun = startWorker(
-    ["--queue", url, "--root", scratch, "--jobs", "1", "--memory", "512M", ...more],
-    env,
-    onBegin,
+  return watched(
+    startWorker(["--queue", url, "--root", scratch, "--jobs", "1", "--memory", "512M", ...more], env, onBegin),
   )
-  children.add(begun.child)
-  void begun.ended.then(() => children.delete(begun.child))
-  return begun
 }
 
 function producer(url: string, list: string, out: string): Pick<Worker, "child" | "ended"> {
@@ -70,7 +56,7 @@ describe.each(SERVERS)("at $name", ({ name, here, open: begin }) => {
     { timeout: 60_000 },
     async () => {
       const server = await begin()
-      servers.push(server)
+      open.push(server)
       const named = await serverAt(server.url)
       await reach(named)
       await server.kill()
@@ -93,7 +79,7 @@ describe.each(SERVERS)("at $name", ({ name, here, open: begin }) => {
     { timeout: 150_000 },
     async () => {
       const server = await begin()
-      servers.push(server)
+      open.push(server)
       const out = (which: string) => `away-${name}-${which}`
       const producers = ["once", "twice"].map((which) => {
         makeModel(at(which, "killer-late"), 1)
@@ -138,7 +124,7 @@ describe.each(SERVERS)("at $name", ({ name, here, open: begin }) => {
     { timeout: 120_000 },
     async () => {
       const server = await begin()
-      servers.push(server)
+      open.push(server)
       const [list, out] = [`deadly-${name}`, `deadly-out-${name}`]
       const names = makeModels(at(list), 4, ["killer-hang"])
       writeFileSync(env.PUBLISHED, "")

@@ -1,28 +1,19 @@
 /** @file Long queues over Redis and over PostgreSQL, real servers: what producer and worker hold while one is filled and worked
  * at, how many jobs run at once, and what becomes of it when it is called off. */
 import type { ChildProcess } from "node:child_process"
-import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
-import { join } from "node:path"
+import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import { setTimeout as wait } from "node:timers/promises"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { beforeAll, describe, expect, it } from "vitest"
 import { openBullmq } from "../src/jobs/bullmq.ts"
 import { privateBytes } from "../src/jobs/memory.ts"
 import { QUEUE_NAME } from "../src/jobs/queue-runner.ts"
 import { reach, serverAt } from "../src/jobs/server.ts"
 import { makeModel, type Ran, readReport, vitPrisma } from "./helpers/batch.ts"
+import { queueScene } from "./helpers/queue-scene.ts"
 import { SERVERS } from "./helpers/servers.ts"
 import { startWorker } from "./helpers/workers.ts"
 
-const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-queue-many-")))
-const at = (...names: string[]): string => join(scratch, ...names)
-const open: { remove(): Promise<void> }[] = []
-const children = new Set<ChildProcess>()
-afterAll(async () => {
-  for (const child of children) child.kill("SIGKILL")
-  for (const one of open.reverse()) await one.remove()
-  rmSync(scratch, { recursive: true, maxRetries: 10, retryDelay: 100 })
-}, 60_000)
+const { scratch, at, open, children, watched } = queueScene()
 
 /** Jobs in the long queue, those of them that are done before the rest is called off, and those in a short queue. */
 const [COUNT, DONE, FEW] = [10_000, 1200, 100]
@@ -136,8 +127,7 @@ describe.each(SERVERS)("through $name", ({ name, here, open: begin }) => {
         return { child: child!, done }
       }
       writeFileSync(env.MADE, "")
-      const worker = startWorker(["--queue", server.url, "--root", scratch, ...BUDGET], env)
-      children.add(worker.child)
+      const worker = watched(startWorker(["--queue", server.url, "--root", scratch, ...BUDGET], env))
 
       // A short queue first, to compare with; then the worker stands still until the long one is full.
       expect((await produce("few", [], {}).done).code).toBe(1)
