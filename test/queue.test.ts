@@ -1,12 +1,10 @@
 /** @file Batches through BullMQ over Redis and over PostgreSQL, real servers: workers that are killed, servers that go and come
  * back, jobs that are called off. */
-import type { ChildProcess } from "node:child_process"
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { Queue } from "bullmq"
 import { Redis } from "ioredis"
-import { afterAll, beforeAll, describe, expect, it } from "vitest"
+import { beforeAll, describe, expect, it } from "vitest"
 import { checkManifest } from "../src/files/manifest.ts"
 import { type Bullmq, openBullmq } from "../src/jobs/bullmq.ts"
 import { type Job, jobFrom, type JobValue } from "../src/jobs/job.ts"
@@ -16,28 +14,18 @@ import { reach, serverAt } from "../src/jobs/server.ts"
 import { BAD, KILLERS, killing, makeModel, makeModels, readReport, stamps, vitPrisma } from "./helpers/batch.ts"
 import { breakingWay } from "./helpers/breaking.ts"
 import { startHub, type TestHub } from "./helpers/hub/index.ts"
+import { queueScene } from "./helpers/queue-scene.ts"
 import { SERVERS, type TestServer } from "./helpers/servers.ts"
 import { thrown } from "./helpers/thrown.ts"
 import { drawn, fleet, startWorker, type Worker } from "./helpers/workers.ts"
 
-const scratch = realpathSync(mkdtempSync(join(tmpdir(), "vit-prisma-queue-")))
-const at = (...names: string[]): string => join(scratch, ...names)
-const open: { remove(): Promise<void> }[] = []
-const workers = new Set<ChildProcess>()
-afterAll(async () => {
-  for (const worker of workers) worker.kill("SIGKILL")
-  for (const server of open) await server.remove()
-  rmSync(scratch, { recursive: true, maxRetries: 10, retryDelay: 100 })
-})
+const { scratch, at, open, watched } = queueScene()
 
 const env = killing(scratch)
 const SHORT = ["--jobs", "1", "--lock", "2", "--timeout", "15", "--memory", "512M"]
 
 function worker(url: string, more: readonly string[] = [], onBegin?: (slug: string) => void): Worker {
-  const begun = startWorker(["--queue", url, "--root", scratch, ...SHORT, ...more], env, onBegin)
-  workers.add(begun.child)
-  void begun.ended.then(() => workers.delete(begun.child))
-  return begun
+  return watched(startWorker(["--queue", url, "--root", scratch, ...SHORT, ...more], env, onBegin))
 }
 
 const produce = (url: string, list: string, out: string, ...more: string[]) =>
@@ -270,15 +258,12 @@ describe.each(SERVERS)("a job that two workers of $name have at once", ({ name, 
     await reach(named)
     const bull = await openBullmq(named, QUEUE_NAME, () => {})
     queue = bull.queue
-    open.unshift({ remove: () => bull.close() })
+    open.push({ remove: () => bull.close() })
   })
   const cache = at(`cache-${name}`)
   const pushing = () => ({ HF_ENDPOINT: hub.url, HF_TOKEN: "hf_write", HF_HUB_OFFLINE: "0", HF_HUB_CACHE: cache })
   const working = (more: Readonly<Record<string, string>>) => {
-    const begun = startWorker(["--queue", server.url, "--root", scratch, ...SHORT], { ...pushing(), ...more })
-    workers.add(begun.child)
-    void begun.ended.then(() => workers.delete(begun.child))
-    return begun
+    return watched(startWorker(["--queue", server.url, "--root", scratch, ...SHORT], { ...pushing(), ...more }))
   }
   const job = (slug: string): Job => {
     const model = makeModel(at("twice", slug), 3)
